@@ -1,0 +1,130 @@
+//! How a client names an upstream: one function a mode, tried in the order of their precedence.
+
+use url::form_urlencoded;
+
+use crate::oci::endpoint::{self, NoEndpoint, Segments};
+use crate::oci::{Addressing, Content, Endpoint, Method, Place, Pull, Registry, Repository};
+
+/// What a request is about.
+#[derive(Debug)]
+pub enum Request {
+    /// Whether this is a registry.
+    Base,
+    /// A pull, and its query without `ns`.
+    Pull(Pull, String),
+    /// Something that a registry may offer, and a mirror does not.
+    Unsupported,
+}
+
+/// Why a request names nothing that can be asked for.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unaddressed {
+    /// The path is none of ours.
+    #[error(transparent)]
+    Path(#[from] NoEndpoint),
+    /// `ns` is given twice, or is no registry.
+    #[error("the parameter ns must be one registry name, such as docker.io")]
+    Ns,
+}
+
+/// Resolves path and query of a request.
+pub fn resolve(method: Method, path: &str, query: &str, default: &Registry) -> Result<Request, Unaddressed> {
+    let (name, content) = match endpoint::parse(path)? {
+        Endpoint::Base => return Ok(Request::Base),
+        Endpoint::Upload | Endpoint::Catalog => return Ok(Request::Unsupported),
+        Endpoint::Manifest(name, reference) => (name, Content::Manifest(reference)),
+        Endpoint::Blob(name, digest) => (name, Content::Blob(digest)),
+        Endpoint::Tags(name) => (name, Content::Tags),
+        Endpoint::Referrers(name, digest) => (name, Content::Referrers(digest)),
+    };
+    let (ns, query) = take_ns(query)?;
+    let (registry, repository, addressing) = match ns {
+        Some(ns) => by_ns(&ns, &name)?,
+        None => by_path(&name).unwrap_or_else(|| by_default(&name, default)),
+    };
+    let repository = Repository::parse(&repository).ok_or(NoEndpoint::Name)?.canonical(&registry);
+    Ok(Request::Pull(Pull { place: Place { registry, repository }, content, method, addressing }, query))
+}
+
+type Named = (Registry, String, Addressing);
+
+/// containerd's way: the registry is a parameter, the whole path is the repository's.
+fn by_ns(ns: &str, name: &Segments) -> Result<Named, Unaddressed> {
+    let registry = Registry::parse(ns).ok_or(Unaddressed::Ns)?;
+    Ok((registry, name.whole(), Addressing::Ns))
+}
+
+/// The way of those who write the registry before the repository.
+fn by_path(name: &Segments) -> Option<Named> {
+    let (registry, repository) = name.split()?;
+    Some((Registry::parse(registry)?, repository, Addressing::Path))
+}
+
+/// docker's way: there is only one registry.
+fn by_default(name: &Segments, default: &Registry) -> Named {
+    (default.clone(), name.whole(), Addressing::Default)
+}
+
+/// Takes `ns` out of a query, which goes on without it: some registries answer 400 to it.
+fn take_ns(query: &str) -> Result<(Option<String>, String), Unaddressed> {
+    if query.is_empty() {
+        return Ok((None, String::new()));
+    }
+    let mut ns = None;
+    let mut rest = form_urlencoded::Serializer::new(String::new());
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        if key != "ns" {
+            rest.append_pair(&key, &value);
+        } else if ns.replace(value.into_owned()).is_some() {
+            return Err(Unaddressed::Ns);
+        }
+    }
+    Ok((ns, rest.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resolved(path: &str, query: &str) -> Result<(String, &'static str, String), Unaddressed> {
+        let default = Registry::parse("docker.io").expect("a registry");
+        match resolve(Method::Get, path, query, &default)? {
+            Request::Pull(pull, rest) => Ok((pull.to_string(), pull.addressing.as_str(), rest)),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_mode_names_the_same_image() {
+        let alpine = |mode| Ok(("docker.io/library/alpine:3.20".to_owned(), mode, String::new()));
+        assert_eq!(resolved("/v2/library/alpine/manifests/3.20", "ns=docker.io"), alpine("ns"));
+        assert_eq!(resolved("/v2/alpine/manifests/3.20", "ns=registry-1.docker.io"), alpine("ns"));
+        assert_eq!(resolved("/v2/docker.io/library/alpine/manifests/3.20", ""), alpine("path"));
+        assert_eq!(resolved("/v2/docker.io/alpine/manifests/3.20", ""), alpine("path"));
+        assert_eq!(resolved("/v2/library/alpine/manifests/3.20", ""), alpine("default"));
+        assert_eq!(resolved("/v2/alpine/manifests/3.20", ""), alpine("default"));
+        let port = resolved("/v2/127.0.0.1:5000/a/b/manifests/x", "").expect("a pull");
+        assert_eq!(port.0, "127.0.0.1:5000/a/b:x");
+        let dots = resolved("/v2/my.team/app/manifests/x", "ns=quay.io").expect("a pull");
+        assert_eq!(dots.0, "quay.io/my.team/app:x");
+        let tags = resolved("/v2/a/b/tags/list", "n=2&ns=quay.io&last=x").expect("a pull");
+        assert_eq!((tags.0.as_str(), tags.2.as_str()), ("tags of quay.io/a/b", "n=2&last=x"));
+    }
+
+    #[test]
+    fn ns_is_one_registry_or_nothing() {
+        for ns in [
+            "ns=",
+            "ns=user@h",
+            "ns=http://h",
+            "ns=h:99999",
+            "ns=b%C3%BCcher.de",
+            "ns=quay.io.",
+            "ns=a/b",
+            "ns=quay.io&ns=quay.io",
+        ] {
+            assert_eq!(resolved("/v2/a/manifests/x", ns), Err(Unaddressed::Ns), "{ns}");
+        }
+        assert_eq!(resolved("/v2/docker.io/manifests/x", ""), Err(Unaddressed::Path(NoEndpoint::Name)));
+    }
+}

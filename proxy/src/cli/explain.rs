@@ -1,0 +1,109 @@
+//! `tidegate explain IMAGE`: asks the running proxy what its policy decides, else a fresh set of plugins.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use url::form_urlencoded;
+
+use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::plugin::Plugins;
+use crate::pull::Core;
+use crate::server::{self, Explanation};
+use crate::upstream::Upstreams;
+
+/// How long the running proxy may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest answer of the running proxy. Units: bytes.
+const ANSWER_MAX: usize = 1 << 20;
+
+pub(super) async fn explain(config: Arc<Config>, image: &str) -> anyhow::Result<ExitCode> {
+    let pull = match server::parse_image(image, &config.default_registry) {
+        Ok(pull) => pull,
+        Err(reason) => {
+            eprintln!("tidegate: {reason}");
+            return Ok(ExitCode::from(EXIT_BAD_INPUT));
+        }
+    };
+    let asked = match config.admin {
+        Some(admin) => match TcpStream::connect(admin).await {
+            Ok(stream) => Some(
+                tokio::time::timeout(ASK_TIMEOUT, ask(stream, image))
+                    .await
+                    .context("the running proxy does not answer")??,
+            ),
+            Err(_) => None,
+        },
+        None => None,
+    };
+    let (explanation, who) = if let Some(explanation) = asked {
+        (explanation, "the running proxy")
+    } else {
+        let metrics = Arc::new(Metrics::default());
+        let plugins = match Plugins::load(&config.plugins, PathBuf::from(OWN_PROGRAM), &metrics).await {
+            Ok(plugins) => plugins,
+            Err(err) => {
+                eprintln!("tidegate: {err}");
+                return Ok(ExitCode::from(EXIT_BAD_INPUT));
+            }
+        };
+        let cache = Cache::open_to_read(&config.cache.dir, metrics.clone());
+        let upstreams = Upstreams::new(config.clone(), metrics.clone());
+        let core = Arc::new(Core::new(config, plugins, cache, upstreams, metrics));
+        (server::explain(&core, pull).await, "a fresh set of plugins, with empty state (no proxy answers)")
+    };
+    print(&explanation, who);
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ask(stream: TcpStream, image: &str) -> anyhow::Result<Explanation> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let query = form_urlencoded::Serializer::new(String::new()).append_pair("image", image).finish();
+    let request =
+        Request::get(format!("/explain?{query}")).header("host", "tidegate").body(Empty::<bytes::Bytes>::new())?;
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    let body =
+        Limited::new(answer.into_body(), ANSWER_MAX).collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
+    connection.abort();
+    if status != StatusCode::OK {
+        bail!("the program on the admin address answers {status}: {}", String::from_utf8_lossy(&body).trim());
+    }
+    serde_json::from_slice(&body).context("the program on the admin address is no tidegate")
+}
+
+fn print(explanation: &Explanation, who: &str) {
+    println!("{}  (asked: {who})", explanation.image);
+    if explanation.decisions.is_empty() {
+        println!("  no plugin decides");
+    }
+    let width = explanation.decisions.iter().map(|decision| decision.plugin.len()).max().unwrap_or_default();
+    for decision in &explanation.decisions {
+        println!("  {:width$}  {:9}  {}", decision.plugin, decision.hook, decision.decides);
+    }
+    match &explanation.upstreams {
+        None => println!("denied: no upstream would be tried"),
+        Some(upstreams) if upstreams.is_empty() => println!("no upstream would be tried: only the cache may serve"),
+        Some(upstreams) => {
+            println!("upstreams, in order:");
+            for (at, upstream) in upstreams.iter().enumerate() {
+                match &upstream.address {
+                    Some(address) => println!("  {}. {}  ({address})", at + 1, upstream.place),
+                    None => {
+                        println!("  {}. {}  (not in the configuration: it would be skipped)", at + 1, upstream.place);
+                    }
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The command line: one file a verb.
+
+mod check;
+mod explain;
+mod serve;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, LogFormat};
+use crate::plugin;
+
+/// The mirror proxy for container images that operators can program.
+#[derive(Parser)]
+#[command(name = "tidegate", version, about)]
+struct Args {
+    /// The configuration [default: ./tidegate.toml, then /etc/tidegate/tidegate.toml, then built-in defaults]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the mirror
+    Serve,
+    /// Check configuration and plugins without listening: exit code 0, or 2 with file, line and reason
+    Check,
+    /// Print what each plugin decides for an image, and the upstreams that would be tried, in order
+    Explain {
+        /// Such as docker.io/library/alpine:3.20
+        image: String,
+    },
+    /// Compile a plugin from standard input to standard output (the program calls itself so)
+    #[command(name = plugin::COMPILE_VERB, hide = true)]
+    CompilePlugin,
+}
+
+/// What the operator must mend before anything runs: exit code 2.
+const EXIT_BAD_INPUT: u8 = 2;
+
+/// The program itself, to be started once more: also when its file was replaced meanwhile.
+const OWN_PROGRAM: &str = "/proc/self/exe";
+
+/// Runs the verb that the arguments name.
+pub fn run() -> ExitCode {
+    let args = Args::parse();
+    if let Verb::CompilePlugin = args.verb {
+        return match plugin::run_compiler() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(err) => {
+                eprintln!("{err:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
+    let config = match Config::open(args.config.as_deref()) {
+        Ok(config) => Arc::new(config),
+        Err(err) => return refuse(&err),
+    };
+    start_log(&config, matches!(args.verb, Verb::Serve));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tidegate").build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(err) => {
+            eprintln!("tidegate: no threads can be started: {err}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let done = match &args.verb {
+        Verb::Serve => runtime.block_on(serve::serve(config)),
+        Verb::Check => runtime.block_on(check::check(&config, args.config.as_deref())),
+        Verb::Explain { image } => runtime.block_on(explain::explain(config, image)),
+        Verb::CompilePlugin => return ExitCode::FAILURE,
+    };
+    // What still blocks (a write to a dead disk) must not keep the process.
+    runtime.shutdown_background();
+    match done {
+        Ok(code) => code,
+        Err(err) => {
+            eprintln!("tidegate: {err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn refuse(err: &ConfigError) -> ExitCode {
+    eprintln!("tidegate: {err}");
+    ExitCode::from(EXIT_BAD_INPUT)
+}
+
+/// Starts the log. Verbs that print for people let only what is wrong through.
+fn start_log(config: &Config, serving: bool) {
+    use tracing_subscriber::EnvFilter;
+    let level = if serving { config.log.level.as_str() } else { "error" };
+    // RUST_LOG wins, for those who look for a fault.
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,tidegate={level}")));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match config.log.format {
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
+        LogFormat::Text => {
+            use std::io::IsTerminal;
+            log.with_ansi(std::io::stderr().is_terminal()).init();
+        }
+    }
+}

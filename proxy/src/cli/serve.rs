@@ -1,0 +1,92 @@
+//! `tidegate serve`: puts the parts together and runs them until a signal.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::plugin::Plugins;
+use crate::pull::Core;
+use crate::server::Server;
+use crate::upstream::Upstreams;
+
+/// How long bodies may finish after the first signal.
+const GRACE: Duration = Duration::from_secs(30);
+
+pub(super) async fn serve(config: Arc<Config>) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let metrics = Arc::new(Metrics::default());
+    let cache = Cache::open(&config.cache.dir, metrics.clone())?;
+    // The addresses before the plugins: a second process must not compile for seconds to find that it is one too many.
+    let clients = listen(config.listen, "listen").await?;
+    let admin = match config.admin {
+        Some(address) => Some(listen(address, "admin").await?),
+        None => None,
+    };
+    let stop = CancellationToken::new();
+    let (plugins, watching) =
+        match Plugins::watch(&config.plugins, PathBuf::from(OWN_PROGRAM), &metrics, stop.clone()).await {
+            Ok(plugins) => plugins,
+            Err(err) => {
+                eprintln!("tidegate: {err}");
+                return Ok(ExitCode::from(EXIT_BAD_INPUT));
+            }
+        };
+    let watching = watching.map(tokio::spawn);
+    let upstreams = Upstreams::new(config.clone(), metrics.clone());
+    let core = Arc::new(Core::new(config, plugins, cache, upstreams, metrics));
+    let server = Arc::new(Server::new(core.clone()));
+
+    println!("listening on http://{}", clients.local_addr()?);
+    let answering = server.clone();
+    let clients = tokio::spawn(async move { answering.serve_clients(clients).await });
+    let admin = match admin {
+        Some(admin) => {
+            println!("admin on http://{}", admin.local_addr()?);
+            let answering = server.clone();
+            Some(tokio::spawn(async move { answering.serve_admin(admin).await }))
+        }
+        None => None,
+    };
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), cache = %core.config.cache.dir.display(), "serving");
+
+    either(&mut terminate, &mut interrupt).await;
+    tracing::info!(grace_secs = GRACE.as_secs(), "draining: a second signal ends at once");
+    server.drain(GRACE, either(&mut terminate, &mut interrupt)).await;
+    clients.await?;
+    if let Some(admin) = admin {
+        admin.await?;
+    }
+    stop.cancel();
+    if let Some(watching) = watching {
+        watching.await?;
+    }
+    let flushed = core.clone();
+    tokio::task::spawn_blocking(move || flushed.plugins.flush()).await?;
+    tracing::info!("ended");
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}; another program may: change `{key}` in tidegate.toml"))
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}

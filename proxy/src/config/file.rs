@@ -1,0 +1,121 @@
+//! The configuration file as it is typed. Every key that is not here is refused, with its line.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Spanned;
+
+/// `tidegate.toml`.
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub listen: Option<Spanned<String>>,
+    pub admin: Option<Spanned<String>>,
+    pub default_registry: Option<Spanned<String>>,
+    #[serde(default)]
+    pub open_registries: bool,
+    #[serde(default)]
+    pub cache: Cache,
+    #[serde(default)]
+    pub plugins: Plugins,
+    #[serde(default)]
+    pub registries: BTreeMap<Spanned<String>, Registry>,
+    #[serde(default)]
+    pub log: Log,
+}
+
+/// `[cache]`
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cache {
+    pub dir: Option<Spanned<PathBuf>>,
+    pub tag_ttl: Option<Spanned<String>>,
+}
+
+/// `[plugins]`
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Plugins {
+    pub dir: Option<Spanned<PathBuf>>,
+    pub state_dir: Option<Spanned<PathBuf>>,
+    pub on_load_error: Option<OnLoadError>,
+    #[serde(default)]
+    pub headers: Vec<Spanned<String>>,
+}
+
+/// What a plugin means that does not load at start and of which no good version is kept.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLoadError {
+    /// Do not start.
+    #[default]
+    Refuse,
+    /// Start without it.
+    Skip,
+}
+
+/// `[registries."NAME"]`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Registry {
+    pub url: Option<Spanned<String>>,
+    pub username: Option<Spanned<String>>,
+    pub password_file: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub redirect_hosts: Vec<Spanned<String>>,
+}
+
+/// `[log]`
+#[derive(Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// One JSON object a line, or text for people.
+    pub format: LogFormat,
+    /// Least level that is written.
+    pub level: LogLevel,
+    /// Whether each request gets a line.
+    pub access: bool,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: LogLevel::Info, access: true }
+    }
+}
+
+/// How the log is written.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// Levels of the log.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// We are wrong.
+    Error,
+    /// The operator may act.
+    Warn,
+    /// What happens.
+    Info,
+    /// Why it happens.
+    Debug,
+}
+
+impl LogLevel {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What the core needs to know of a manifest: its media types, and what it refers to.
+
+use serde::Deserialize;
+
+use super::digest::Digest;
+
+/// Largest manifest that is taken. Units: bytes.
+///
+/// Source: OCI distribution specification, "Pushing Manifests": registries should take at least 4 MiB.
+pub const MANIFEST_MAX: usize = 4 << 20;
+
+/// The media types that a client negotiates over, in the order in which we ask for them.
+pub const MEDIA_TYPES: [&str; 4] = [
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+];
+
+/// Which of [`MEDIA_TYPES`] a client takes: what was negotiated for a tag is part of its key in the cache.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Negotiated(u8);
+
+impl Negotiated {
+    /// Every type.
+    pub const ALL: Self = Self(0b1111);
+
+    /// Reads the values of `Accept`. A client that names none of the types (or all, by `*/*`) takes every one.
+    pub fn parse<'a>(media_types: impl Iterator<Item = &'a str>) -> Self {
+        let mut bits = 0;
+        for media_type in media_types {
+            if matches!(media_type, "*/*" | "application/*") {
+                return Self::ALL;
+            }
+            if let Some(at) = MEDIA_TYPES.iter().position(|known| known.eq_ignore_ascii_case(media_type)) {
+                bits |= 1 << at;
+            }
+        }
+        if bits == 0 { Self::ALL } else { Self(bits) }
+    }
+
+    /// The header `Accept` that asks a registry for exactly these.
+    pub fn accept(self) -> String {
+        let named = MEDIA_TYPES.iter().enumerate().filter(|(at, _)| self.0 & 1 << at != 0);
+        named.map(|(_, media_type)| *media_type).collect::<Vec<_>>().join(", ")
+    }
+
+    /// A short key, for the name of a file.
+    pub fn key(self) -> String {
+        format!("{:x}", self.0)
+    }
+}
+
+#[derive(Deserialize)]
+struct Descriptor {
+    digest: Digest,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Parts {
+    media_type: Option<String>,
+    config: Option<Descriptor>,
+    #[serde(default)]
+    layers: Vec<Descriptor>,
+    manifests: Option<Vec<Descriptor>>,
+}
+
+/// Why a body is not the manifest that it says it is.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidManifest {
+    /// It is no JSON object of a manifest's shape.
+    #[error("not a manifest: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It is an index and an image manifest at once (CVE-2021-41190).
+    #[error("it has both `layers` and `manifests`")]
+    Ambiguous,
+    /// Its own media type is not the one of the answer's header.
+    #[error("its mediaType is {0}, its Content-Type {1}")]
+    MediaType(String, String),
+}
+
+/// Checks that a manifest is one, of the media type that it came with, and gives the blobs that it refers to:
+/// configuration and layers of an image, none for an index.
+pub fn parse_blobs(bytes: &[u8], content_type: &str) -> Result<Vec<Digest>, InvalidManifest> {
+    let parts: Parts = serde_json::from_slice(bytes)?;
+    if parts.manifests.is_some() && (!parts.layers.is_empty() || parts.config.is_some()) {
+        return Err(InvalidManifest::Ambiguous);
+    }
+    if let Some(media_type) = parts.media_type
+        && MEDIA_TYPES.contains(&media_type.as_str())
+        && MEDIA_TYPES.contains(&content_type)
+        && media_type != content_type
+    {
+        return Err(InvalidManifest::MediaType(media_type, content_type.to_owned()));
+    }
+    Ok(parts.config.into_iter().chain(parts.layers).map(|descriptor| descriptor.digest).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn negotiation_knows_four_types() {
+        assert_eq!(Negotiated::parse(["*/*"].into_iter()), Negotiated::ALL);
+        assert_eq!(Negotiated::parse([].into_iter()), Negotiated::ALL);
+        assert_eq!(Negotiated::parse(["text/html"].into_iter()), Negotiated::ALL);
+        let one = Negotiated::parse(["application/vnd.docker.distribution.manifest.v2+json"].into_iter());
+        assert_eq!(one.accept(), "application/vnd.docker.distribution.manifest.v2+json");
+        assert_ne!(one.key(), Negotiated::ALL.key());
+    }
+
+    #[test]
+    fn a_manifest_is_one_thing_only() {
+        let oci = MEDIA_TYPES[1];
+        let digest = Digest::sha256_of(b"");
+        let image =
+            format!(r#"{{"mediaType":"{oci}","config":{{"digest":"{digest}"}},"layers":[{{"digest":"{digest}"}}]}}"#);
+        assert_eq!(parse_blobs(image.as_bytes(), oci).expect("a manifest").len(), 2);
+        assert!(parse_blobs(image.as_bytes(), MEDIA_TYPES[3]).is_err());
+        let both = format!(r#"{{"layers":[{{"digest":"{digest}"}}],"manifests":[]}}"#);
+        assert!(matches!(parse_blobs(both.as_bytes(), oci), Err(InvalidManifest::Ambiguous)));
+        assert!(parse_blobs(b"<html>", oci).is_err());
+        let deep = "[".repeat(100_000);
+        assert!(parse_blobs(deep.as_bytes(), oci).is_err());
+        assert!(parse_blobs(b"\xff\xfe", oci).is_err());
+    }
+}

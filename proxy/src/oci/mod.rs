@@ -1,0 +1,15 @@
+//! The words of the OCI distribution specification as types. Pure: no input, no output.
+
+pub mod challenge;
+pub mod digest;
+pub mod endpoint;
+pub mod error;
+pub mod manifest;
+pub mod name;
+pub mod pull;
+
+pub use digest::Digest;
+pub use endpoint::Endpoint;
+pub use error::Code;
+pub use name::{Reference, Registry, Repository, Tag};
+pub use pull::{Addressing, Attempt, Candidate, Content, Denial, Failure, Method, Place, Pull};

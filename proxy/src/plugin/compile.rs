@@ -1,0 +1,124 @@
+//! From the bytes of a plugin file to code, compiled in a process of its own: what a hostile or broken file does to a
+//! compiler, in time or memory, happens there.
+
+use std::io::{self, Read, Write};
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, setrlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+use wasmtime::Engine as Wasmtime;
+use wasmtime::component::Component;
+
+use super::convert::printable;
+use super::engine::{self, Engine};
+
+/// The hidden verb under which the program compiles.
+pub const VERB: &str = "compile-plugin";
+/// Longest time for the compilation of one plugin.
+const COMPILE_TIMEOUT: Duration = Duration::from_mins(1);
+/// Address space of the compiling process. Units: bytes.
+const COMPILE_MEMORY: u64 = 4 << 30;
+/// Largest code that is taken back: an empty file of 64 MiB of functions stays below it. Units: bytes.
+const CODE_MAX: u64 = 512 << 20;
+/// Bytes of the compiler's complaint that reach the operator.
+const REASON_MAX: u64 = 2048;
+
+/// Compiles the bytes of a plugin file in a process of its own.
+///
+/// # Errors
+/// A text for the operator: what is wrong with the file.
+pub(super) async fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, String> {
+    check_kind(wasm)?;
+    let mut child = Command::new(&engine.program)
+        .arg(VERB)
+        .env_clear()
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .map_err(|err| format!("the compiling process cannot be started: {err}"))?;
+    let mut stdin = child.stdin.take().expect("it was asked for");
+    let stdout = child.stdout.take().expect("it was asked for");
+    let stderr = child.stderr.take().expect("it was asked for");
+    let talk = async {
+        let (mut code, mut reason) = (Vec::new(), Vec::new());
+        let write = async {
+            // A compiler that gives up early closes its end; its reason comes by the other pipe.
+            let _ = stdin.write_all(wasm).await;
+            drop(stdin);
+        };
+        let (mut stdout, mut stderr) = (stdout.take(CODE_MAX), stderr.take(REASON_MAX));
+        let read = stdout.read_to_end(&mut code);
+        let complain = stderr.read_to_end(&mut reason);
+        let ((), read, complain) = tokio::join!(write, read, complain);
+        read.and(complain).map(|_| (code, reason))
+    };
+    let (code, reason) = tokio::time::timeout(COMPILE_TIMEOUT, talk)
+        .await
+        .map_err(|_| format!("compiling takes longer than {} s", COMPILE_TIMEOUT.as_secs()))?
+        .map_err(|err| format!("the compiling process cannot be read: {err}"))?;
+    let status = child.wait().await.map_err(|err| format!("the compiling process is lost: {err}"))?;
+    if !status.success() {
+        let reason = printable(&String::from_utf8_lossy(&reason));
+        return Err(if reason.is_empty() {
+            format!("compiling ended with {status}: more time or memory than it may have")
+        } else {
+            reason
+        });
+    }
+    load(&engine.wasmtime, &code)
+}
+
+#[allow(unsafe_code)]
+fn load(wasmtime: &Wasmtime, code: &[u8]) -> Result<Component, String> {
+    // SAFETY: the bytes are what this very program made a moment ago in a process that it started itself, and came
+    // over a pipe that nobody else holds.
+    unsafe { Component::deserialize(wasmtime, code) }.map_err(|err| format!("{err:#}"))
+}
+
+/// Tells at a look what is no WebAssembly at all.
+fn check_kind(wasm: &[u8]) -> Result<(), String> {
+    match wasm {
+        [] => Err("the file is empty".to_owned()),
+        [0, b'a', b's', b'm', 0x0d | 0x01, 0, _, 0, ..] => Ok(()),
+        [0, b'a', b's', b'm', ..] => {
+            Err("the file is cut short, or of a WebAssembly version that is not known".to_owned())
+        }
+        _ => Err("the file is no WebAssembly: it does not begin with `\\0asm`".to_owned()),
+    }
+}
+
+/// The other end: reads a plugin file from standard input, and writes its code to standard output.
+///
+/// # Errors
+/// What is wrong with the file; it belongs on standard error.
+pub fn run_compiler() -> anyhow::Result<()> {
+    let limit = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
+    setrlimit(Resource::As, limit(COMPILE_MEMORY)).map_err(io::Error::from)?;
+    setrlimit(Resource::Cpu, limit(2 * COMPILE_TIMEOUT.as_secs())).map_err(io::Error::from)?;
+    setrlimit(Resource::Core, limit(0)).map_err(io::Error::from)?;
+    let mut wasm = Vec::new();
+    io::stdin().lock().read_to_end(&mut wasm)?;
+    if wasm.get(4) == Some(&0x01) {
+        wasm = encode(&wasm)?;
+    }
+    let wasmtime = Wasmtime::new(&engine::config()).map_err(in_words)?;
+    let code = wasmtime.precompile_component(&wasm).map_err(in_words)?;
+    io::stdout().lock().write_all(&code)?;
+    Ok(())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
+fn in_words(err: wasmtime::Error) -> anyhow::Error {
+    anyhow::anyhow!("{err:#}")
+}
+
+/// Makes a component of a core module that carries the type of one.
+fn encode(module: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let encoder = wit_component::ComponentEncoder::default().validate(true).module(module);
+    let component = encoder.and_then(|mut encoder| encoder.encode());
+    component.map_err(|err| err.context("this core module is no plugin: it must carry a component type (wit-bindgen and `wasm-tools component embed` write one)"))
+}

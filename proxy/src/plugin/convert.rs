@@ -1,0 +1,232 @@
+//! Between the words of the WIT and those of `oci`. What a plugin gives is not trusted: a word that cannot be is an error.
+
+use std::time::Duration;
+
+use super::bindings::{admission, fallback, routing, types};
+use crate::oci::{Attempt, Candidate, Code, Content, Denial, Failure, Place, Pull, Reference, Registry, Repository};
+
+/// Longest `Retry-After` that a plugin may ask for.
+const RETRY_AFTER_MAX_SECS: u32 = 86_400;
+/// Longest text of a denial. Units: bytes.
+const MESSAGE_MAX: usize = 2048;
+/// Candidates that a plugin may give.
+const CANDIDATES_MAX: usize = 64;
+
+/// What an admission plugin decides.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Go on.
+    Allow,
+    /// Only what the cache holds.
+    CachedOnly,
+    /// No.
+    Deny(Denial),
+}
+
+/// What a routing plugin decides.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Routes {
+    /// As they are.
+    Pass,
+    /// These.
+    To(Vec<Candidate>),
+    /// No.
+    Deny(Denial),
+}
+
+/// What is to be done after a failed attempt.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// No opinion.
+    Pass,
+    /// The next candidate.
+    Next,
+    /// This one now.
+    Divert(Candidate),
+    /// The cached copy, however old.
+    ServeStale,
+    /// The same candidate once more, after so long.
+    Wait(Duration),
+    /// Give up with what the registry said.
+    Stop,
+    /// Give up with this.
+    Deny(Denial),
+}
+
+pub(super) fn request(pull: &Pull) -> types::Request {
+    let (content, reference) = match &pull.content {
+        Content::Manifest(Reference::Tag(tag)) => (types::Content::Manifest, types::Reference::Tag(tag.to_string())),
+        Content::Manifest(Reference::Digest(digest)) => {
+            (types::Content::Manifest, types::Reference::Digest(digest.to_string()))
+        }
+        Content::Blob(digest) => (types::Content::Blob, types::Reference::Digest(digest.to_string())),
+        Content::Tags => (types::Content::TagList, types::Reference::None),
+        Content::Referrers(digest) => (types::Content::Referrers, types::Reference::Digest(digest.to_string())),
+    };
+    types::Request {
+        action: types::Action::Pull,
+        content,
+        registry: pull.place.registry.to_string(),
+        repository: pull.place.repository.to_string(),
+        reference,
+    }
+}
+
+pub(super) fn candidate(candidate: &Candidate) -> types::Candidate {
+    let ms =
+        |duration: Option<Duration>| duration.map(|duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX));
+    types::Candidate {
+        registry: candidate.place.registry.to_string(),
+        repository: Some(candidate.place.repository.to_string()),
+        timeout_ms: ms(candidate.timeout),
+        hedge_after_ms: ms(candidate.hedge_after),
+        options: candidate
+            .options
+            .iter()
+            .map(|(key, value)| types::Pair { key: key.clone(), value: value.clone() })
+            .collect(),
+    }
+}
+
+pub(super) fn attempt(attempt: &Attempt) -> types::Attempt {
+    let failure = match &attempt.failure {
+        Failure::Connect(reason) => types::Failure::Connect(reason.clone()),
+        Failure::Tls(reason) => types::Failure::Tls(reason.clone()),
+        Failure::Timeout => types::Failure::Timeout,
+        Failure::Status(status) => types::Failure::Status(*status),
+        Failure::Auth { reason, .. } => types::Failure::Auth(reason.clone()),
+        Failure::DigestMismatch => types::Failure::DigestMismatch,
+        Failure::Truncated => types::Failure::Truncated,
+        Failure::Other(reason) => types::Failure::Other(reason.clone()),
+    };
+    types::Attempt {
+        candidate: candidate(&attempt.candidate),
+        failure,
+        duration_ms: u32::try_from(attempt.duration.as_millis()).unwrap_or(u32::MAX),
+        bytes: attempt.bytes,
+        retry_after_secs: attempt.retry_after.map(|after| u32::try_from(after.as_secs()).unwrap_or(u32::MAX)),
+    }
+}
+
+/// A text of a guest on one line, without what could write lines of its own or move a terminal's cursor.
+pub(super) fn printable(text: &str) -> String {
+    text.trim().chars().map(|char| if char.is_control() { ' ' } else { char }).collect()
+}
+
+fn denial(denial: &types::Denial, plugin: &str) -> Denial {
+    let message = printable(&denial.message);
+    let message = match message.as_str() {
+        "" => "denied",
+        text => &text[..text.floor_char_boundary(MESSAGE_MAX)],
+    };
+    Denial {
+        status: if (400..=599).contains(&denial.status) { denial.status } else { 403 },
+        code: Code::parse(&denial.code).unwrap_or(Code::Denied),
+        plugin: plugin.to_owned(),
+        message: message.to_owned(),
+        retry_after: denial.retry_after_secs.map(|secs| Duration::from_secs(secs.min(RETRY_AFTER_MAX_SECS).into())),
+    }
+}
+
+pub(super) fn verdict(verdict: admission::Verdict, plugin: &str) -> Verdict {
+    match verdict {
+        admission::Verdict::Allow => Verdict::Allow,
+        admission::Verdict::CachedOnly => Verdict::CachedOnly,
+        admission::Verdict::Deny(it) => Verdict::Deny(denial(&it, plugin)),
+    }
+}
+
+pub(super) fn routes(routes: routing::Routes, plugin: &str, pull: &Pull) -> Result<Routes, String> {
+    match routes {
+        routing::Routes::Pass => Ok(Routes::Pass),
+        routing::Routes::Deny(it) => Ok(Routes::Deny(denial(&it, plugin))),
+        routing::Routes::To(list) if list.len() > CANDIDATES_MAX => {
+            Err(format!("it gives {} candidates; at most {CANDIDATES_MAX} are tried", list.len()))
+        }
+        routing::Routes::To(list) => {
+            list.into_iter().map(|it| parse_candidate(it, plugin, pull)).collect::<Result<_, _>>().map(Routes::To)
+        }
+    }
+}
+
+pub(super) fn step(step: fallback::Step, plugin: &str, pull: &Pull) -> Result<Step, String> {
+    Ok(match step {
+        fallback::Step::Pass => Step::Pass,
+        fallback::Step::Next => Step::Next,
+        fallback::Step::Divert(it) => Step::Divert(parse_candidate(it, plugin, pull)?),
+        fallback::Step::ServeStale => Step::ServeStale,
+        fallback::Step::WaitMs(ms) => Step::Wait(Duration::from_millis(ms.into())),
+        fallback::Step::Stop => Step::Stop,
+        fallback::Step::Deny(it) => Step::Deny(denial(&it, plugin)),
+    })
+}
+
+fn parse_candidate(it: types::Candidate, plugin: &str, pull: &Pull) -> Result<Candidate, String> {
+    let registry = Registry::parse(&it.registry)
+        .ok_or_else(|| format!("it gives the candidate `{}`, which is no registry name", it.registry.escape_debug()))?;
+    let repository = match it.repository {
+        None => pull.place.repository.clone(),
+        Some(name) => Repository::parse(&name)
+            .ok_or_else(|| format!("it gives the repository `{}`, which is no repository name", name.escape_debug()))?,
+    };
+    for option in &it.options {
+        tracing::debug!(plugin, option = option.key, "a candidate has an option that is not known here: ignored");
+    }
+    let duration = |ms: Option<u32>| ms.map(|ms| Duration::from_millis(ms.into()));
+    Ok(Candidate {
+        place: Place { repository: repository.canonical(&registry), registry },
+        timeout: duration(it.timeout_ms),
+        hedge_after: duration(it.hedge_after_ms),
+        options: it.options.into_iter().map(|pair| (pair.key, pair.value)).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci;
+
+    #[test]
+    fn p2_what_a_plugin_says_is_not_trusted() {
+        let said = |status, code: &str, message: &str| {
+            let it = types::Denial {
+                status,
+                code: code.to_owned(),
+                message: message.to_owned(),
+                retry_after_secs: Some(u32::MAX),
+            };
+            denial(&it, "p")
+        };
+        for status in [0, 200, 399, 600, 999] {
+            assert_eq!(said(status, "DENIED", "no").status, 403);
+        }
+        assert_eq!(said(429, "TOOMANYREQUESTS", "no").code, Code::TooManyRequests);
+        assert_eq!(said(403, "TEAPOT", "no").code, Code::Denied);
+        assert_eq!(said(403, "", "no\r\nSet-Cookie: x").message, "no  Set-Cookie: x");
+        assert!(said(403, "", &"é".repeat(5000)).message.len() <= MESSAGE_MAX);
+        assert_eq!(said(403, "", "").retry_after, Some(Duration::from_secs(86_400)));
+        let pull = Pull {
+            place: Place {
+                registry: Registry::parse("docker.io").expect("a registry"),
+                repository: Repository::parse("library/a").expect("a repository"),
+            },
+            content: Content::Tags,
+            method: oci::Method::Get,
+            addressing: oci::Addressing::Default,
+        };
+        let place = |registry: &str, repository: Option<&str>| {
+            let it = types::Candidate {
+                registry: registry.to_owned(),
+                repository: repository.map(str::to_owned),
+                timeout_ms: None,
+                hedge_after_ms: None,
+                options: Vec::new(),
+            };
+            parse_candidate(it, "p", &pull).map(|candidate| candidate.place.to_string())
+        };
+        assert_eq!(place("mirror.lan", None).as_deref(), Ok("mirror.lan/library/a"));
+        assert_eq!(place("index.docker.io", Some("a")).as_deref(), Ok("docker.io/library/a"));
+        assert!(place("http://mirror.lan", None).is_err());
+        assert!(place("mirror.lan", Some("../a")).is_err());
+    }
+}

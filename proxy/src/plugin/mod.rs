@@ -1,0 +1,24 @@
+//! The plugin host: WebAssembly components that decide, and the folder that they are dropped into.
+//!
+//! wasmtime stays in here. What comes out are words of `oci`.
+
+mod facts;
+
+mod bindings;
+mod compile;
+mod convert;
+mod engine;
+mod folder;
+mod guest;
+mod instance;
+mod last_good;
+mod reload;
+mod set;
+mod settings;
+mod state;
+
+pub use compile::{VERB as COMPILE_VERB, run_compiler};
+pub use convert::Step;
+pub use facts::{Cached, Facts, Peek, Question};
+pub use reload::{Plugins, StartError};
+pub use set::{Admission, Opinion, PluginSet};

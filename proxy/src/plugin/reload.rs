@@ -1,0 +1,564 @@
+//! Keeps the plugin set equal to the folder: what changes there takes effect when it is whole and good, and what is
+//! bad is reported while the version before goes on serving.
+//!
+//! A file counts as whole when its writer has closed it, or, where that cannot be seen, when two readings of its
+//! fingerprint a while apart are equal.
+
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use notify::event::{AccessKind, AccessMode, ModifyKind};
+use notify::{EventKind, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::engine::Engine;
+use super::folder::{self, Fingerprint, Found, Listing, Version};
+use super::instance::Plugin;
+use super::last_good::LastGood;
+use super::set::PluginSet;
+use super::state::States;
+use crate::config::{OnLoadError, Plugins as Config};
+use crate::metrics::{Metrics, PluginLoad};
+
+/// Files that change within this time of each other are one version; as long must a fingerprint hold.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Changes that never end are looked at after so long all the same.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+/// For how long a file may be gone, or empty, before that is meant.
+const GONE: Duration = Duration::from_secs(2);
+/// How often the folder is looked at when nothing is heard: file systems that tell nothing are read so.
+const POLL: Duration = Duration::from_secs(2);
+/// A file that was written but never closed counts as whole when it has not changed for so long.
+const NEVER_CLOSED: Duration = Duration::from_secs(30);
+/// How often the plugins' state is written.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// The plugins of a running program: the set in effect, and what keeps it so.
+pub struct Plugins {
+    current: Arc<ArcSwap<PluginSet>>,
+    states: Arc<States>,
+}
+
+/// A plugin that cannot be loaded at start, and of which no good version is kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The engine cannot be made.
+    #[error("plugins cannot run here: {0}")]
+    Engine(String),
+    /// The folder cannot be read.
+    #[error("the plugin folder {} cannot be read: {source}", dir.display())]
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Plugins are bad.
+    #[error("{}", .0.join("\n"))]
+    Bad(Vec<String>),
+}
+
+impl Plugins {
+    /// No plugins.
+    pub fn none() -> Self {
+        Self { current: Arc::default(), states: Arc::new(States::new(None)) }
+    }
+
+    /// Loads the plugins of the configuration's folder without watching it, and without keeping anything.
+    ///
+    /// # Errors
+    /// All plugins that are bad.
+    pub async fn load(config: &Config, program: PathBuf, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
+        let Some(dir) = &config.dir else { return Ok(Self::none()) };
+        let mut loader = Loader::new(dir, config, States::new(None), None, program, metrics)?;
+        loader.start(OnLoadError::Refuse).await?;
+        Ok(Self { current: loader.current, states: loader.states })
+    }
+
+    /// Loads the plugins and keeps them equal to the folder until `stop`; the task ends then.
+    ///
+    /// # Errors
+    /// A plugin that cannot be loaded, unless the configuration lets it be skipped.
+    pub async fn watch(
+        config: &Config,
+        program: PathBuf,
+        metrics: &Arc<Metrics>,
+        stop: CancellationToken,
+    ) -> Result<(Self, Option<impl Future<Output = ()> + use<>>), StartError> {
+        let Some(dir) = &config.dir else { return Ok((Self::none(), None)) };
+        let states = States::new(Some(config.state_dir.join("plugin-state")));
+        let last_good = LastGood::new(&config.state_dir, dir);
+        let mut loader = Loader::new(dir, config, states, Some(last_good), program, metrics)?;
+        // Watched before it is read, so that no change is missed.
+        let (events, watcher) = watch(dir);
+        loader.start(config.on_load_error).await?;
+        let plugins = Self { current: loader.current.clone(), states: loader.states.clone() };
+        Ok((
+            plugins,
+            Some(async move {
+                let _watcher = watcher;
+                loader.run(events, stop).await;
+            }),
+        ))
+    }
+
+    /// The set in effect now. A request takes it once.
+    pub fn current(&self) -> Arc<PluginSet> {
+        self.current.load_full()
+    }
+
+    /// Writes the plugins' state. Blocks.
+    pub fn flush(&self) {
+        self.states.flush();
+    }
+}
+
+/// What was heard from the folder.
+enum Heard {
+    /// A file is being written.
+    Writing(PathBuf),
+    /// A file was closed by its writer, moved or removed.
+    Settled(PathBuf),
+    /// Something else: look.
+    Look,
+    /// Events were lost: nothing is known of who writes.
+    Lost,
+}
+
+fn watch(dir: &Path) -> (mpsc::Receiver<Heard>, Option<notify::RecommendedWatcher>) {
+    let (sender, receiver) = mpsc::channel(4096);
+    let hear = move |event: notify::Result<notify::Event>| {
+        let Ok(event) = event else {
+            let _ = sender.try_send(Heard::Lost);
+            return;
+        };
+        if event.need_rescan() {
+            let _ = sender.try_send(Heard::Lost);
+        }
+        for path in event.paths {
+            let heard = match event.kind {
+                EventKind::Modify(ModifyKind::Data(_)) => Heard::Writing(path),
+                EventKind::Access(AccessKind::Close(AccessMode::Write))
+                | EventKind::Modify(ModifyKind::Name(_))
+                | EventKind::Remove(_) => Heard::Settled(path),
+                EventKind::Access(_) => continue,
+                _ => Heard::Look,
+            };
+            // A full queue is of things to look at: the next look sees them all.
+            let _ = sender.try_send(heard);
+        }
+    };
+    let watcher = notify::recommended_watcher(hear).and_then(|mut watcher| {
+        watcher.watch(dir, RecursiveMode::Recursive)?;
+        Ok(watcher)
+    });
+    match watcher {
+        Ok(watcher) => (receiver, Some(watcher)),
+        Err(err) => {
+            tracing::warn!(folder = %dir.display(), error = %err, "the plugin folder cannot be watched; it is read every 2 s instead");
+            (receiver, None)
+        }
+    }
+}
+
+/// What is known of a file of the folder.
+struct Seen {
+    fingerprint: Fingerprint,
+    since: Instant,
+    /// Its writer has not closed it yet.
+    writing: bool,
+}
+
+struct Loader {
+    dir: PathBuf,
+    engine: Arc<Engine>,
+    states: Arc<States>,
+    last_good: Option<LastGood>,
+    metrics: Arc<Metrics>,
+    current: Arc<ArcSwap<PluginSet>>,
+    seen: HashMap<PathBuf, Seen>,
+    /// Since when a plugin in effect has no file any more, or misses one that it has.
+    missing: HashMap<String, Instant>,
+    /// Versions that were refused, so that they are reported once.
+    refused: HashMap<String, Version>,
+    reported: HashSet<String>,
+}
+
+/// What is to be done with one plugin of the folder.
+enum Intent {
+    /// The version in effect stays.
+    Keep,
+    /// It is not clear yet: the version in effect stays, and the folder is looked at again.
+    Hold,
+    /// This version is new.
+    Load(Box<Version>),
+    /// It cannot even be read.
+    Refuse(String),
+}
+
+impl Loader {
+    fn new(
+        dir: &Path,
+        _config: &Config,
+        states: States,
+        last_good: Option<LastGood>,
+        program: PathBuf,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, StartError> {
+        let engine = Engine::new(program).map_err(|err| StartError::Engine(format!("{err:#}")))?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            engine: Arc::new(engine),
+            states: Arc::new(states),
+            last_good,
+            metrics: metrics.clone(),
+            current: Arc::default(),
+            seen: HashMap::new(),
+            missing: HashMap::new(),
+            refused: HashMap::new(),
+            reported: HashSet::new(),
+        })
+    }
+
+    /// The first reading. A bad plugin is replaced by its last good version; with none, it is refused or skipped.
+    async fn start(&mut self, on_load_error: OnLoadError) -> Result<(), StartError> {
+        let folder = |source| StartError::Folder { dir: self.dir.clone(), source };
+        let mut listing = folder::list(&self.dir).map_err(folder)?;
+        // A file that is just being written is waited for.
+        while self.look(&listing, Instant::now()).is_some() {
+            tokio::time::sleep(SETTLE).await;
+            listing = folder::list(&self.dir).map_err(|source| StartError::Folder { dir: self.dir.clone(), source })?;
+        }
+        let mut plugins = Vec::new();
+        let mut bad = Vec::new();
+        for found in &listing.found {
+            let loaded = match found.read() {
+                Ok(version) => self.load(version, None).await,
+                Err(reason) => Err(self.refuse(&found.name, &found.file, reason)),
+            };
+            match loaded {
+                Ok(plugin) => plugins.push(plugin),
+                Err(reason) => match self.load_last_good(&found.name, &found.file).await {
+                    Some(plugin) => plugins.push(plugin),
+                    None => bad.push(format!("{}: {reason}", self.dir.join(&found.file).display())),
+                },
+            }
+        }
+        let mut stood_in = HashSet::new();
+        for problem in &listing.problems {
+            let name = problem.name.as_deref().unwrap_or(&problem.file);
+            self.refuse(name, &problem.file, problem.reason.clone());
+            if let Some(name) = &problem.name
+                && !stood_in.contains(name)
+                && let Some(plugin) = self.load_last_good(name, &problem.file).await
+            {
+                stood_in.insert(name.clone());
+                plugins.push(plugin);
+            } else if problem.name.as_ref().is_none_or(|name| !stood_in.contains(name)) {
+                bad.push(format!("{}: {}", self.dir.join(&problem.file).display(), problem.reason));
+            }
+        }
+        self.report_strays(&listing);
+        if !bad.is_empty() && on_load_error == OnLoadError::Refuse {
+            return Err(StartError::Bad(bad));
+        }
+        for bad in bad {
+            tracing::warn!(reason = bad, "a plugin is skipped, as `on_load_error` says: its policy is not in effect");
+        }
+        self.swap(plugins);
+        Ok(())
+    }
+
+    async fn run(mut self, mut events: mpsc::Receiver<Heard>, stop: CancellationToken) {
+        let mut flush = tokio::time::interval(FLUSH);
+        flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut first_change: Option<Instant> = None;
+        let mut wake = Instant::now() + POLL;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = flush.tick() => {
+                    let states = self.states.clone();
+                    let _ = tokio::task::spawn_blocking(move || states.flush()).await;
+                }
+                Some(heard) = events.recv() => {
+                    self.hear(heard);
+                    while let Ok(heard) = events.try_recv() {
+                        self.hear(heard);
+                    }
+                    let now = Instant::now();
+                    // Fingerprints are taken now, so that an equal one at the end of the wait is the second reading.
+                    if let Ok(listing) = folder::list(&self.dir) {
+                        self.look(&listing, now);
+                    }
+                    let first = *first_change.get_or_insert(now);
+                    wake = (now + SETTLE).min(first + SETTLE_MAX).max(now);
+                }
+                () = tokio::time::sleep_until(wake.into()) => {
+                    first_change = None;
+                    let again = self.refresh().await;
+                    wake = Instant::now() + again.unwrap_or(POLL).min(POLL);
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        match heard {
+            Heard::Writing(path) => {
+                if let Some(fingerprint) = Fingerprint::of(&path) {
+                    self.seen.insert(path, Seen { fingerprint, since: Instant::now(), writing: true });
+                }
+            }
+            Heard::Settled(path) => {
+                if let Some(seen) = self.seen.get_mut(&path) {
+                    seen.writing = false;
+                }
+            }
+            Heard::Lost => self.seen.values_mut().for_each(|seen| seen.writing = false),
+            Heard::Look => {}
+        }
+    }
+
+    /// Takes fingerprints of all files. Gives the time until the last of them may count as whole; none when all do.
+    fn look(&mut self, listing: &Listing, now: Instant) -> Option<Duration> {
+        let mut wait = None;
+        let mut there = HashSet::new();
+        for path in listing.found.iter().flat_map(Found::paths) {
+            let Some(fingerprint) = Fingerprint::of(path) else { continue };
+            there.insert(path.clone());
+            let seen = self.seen.entry(path.clone()).or_insert(Seen { fingerprint, since: now, writing: false });
+            if seen.fingerprint != fingerprint {
+                *seen = Seen { fingerprint, since: now, writing: seen.writing };
+            }
+            if let Some(left) = seen.unsettled(now) {
+                wait = wait.max(Some(left));
+            }
+        }
+        self.seen.retain(|path, _| there.contains(path));
+        wait
+    }
+
+    /// Reads the folder and puts what is new and whole into effect. Gives when to look again, where that is known.
+    async fn refresh(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let listing = match folder::list(&self.dir) {
+            Ok(listing) => listing,
+            Err(err) => {
+                // A folder that is gone is no order to drop the policy.
+                self.report_once(format!(
+                    "the plugin folder {} cannot be read: {err}; the plugins in effect stay",
+                    self.dir.display()
+                ));
+                return None;
+            }
+        };
+        let mut again = self.look(&listing, now);
+        let before = self.current.load_full();
+        let mut changed = false;
+        let mut plugins: Vec<Arc<Plugin>> = Vec::new();
+        for found in &listing.found {
+            let live = before.plugins.iter().find(|plugin| plugin.version.name == found.name);
+            let plugin = match self.intend(found, live.map(|plugin| &plugin.version), now).await {
+                Intent::Keep => None,
+                Intent::Hold => {
+                    again = Some(again.map_or(SETTLE, |again| again.max(SETTLE)));
+                    None
+                }
+                Intent::Load(version) => self.load(*version, live.map(Arc::as_ref)).await.ok(),
+                Intent::Refuse(reason) => {
+                    self.report_once(reason.clone()).then(|| self.refuse(&found.name, &found.file, reason));
+                    None
+                }
+            };
+            changed |= plugin.is_some();
+            plugins.extend(plugin.or_else(|| live.cloned()));
+        }
+        for problem in &listing.problems {
+            if self.report_once(format!("{}: {}", problem.file, problem.reason)) {
+                self.refuse(problem.name.as_deref().unwrap_or(&problem.file), &problem.file, problem.reason.clone());
+            }
+        }
+        for live in &before.plugins {
+            let name = &live.version.name;
+            if plugins.iter().any(|plugin| &plugin.version.name == name) {
+                continue;
+            }
+            let in_doubt = listing.problems.iter().any(|problem| problem.name.as_ref() == Some(name));
+            let gone_for = now - *self.missing.entry(name.clone()).or_insert(now);
+            if in_doubt || gone_for < GONE {
+                again = again.max(Some(GONE.saturating_sub(gone_for).max(SETTLE)));
+                plugins.push(live.clone());
+            } else {
+                self.forget(name).await;
+                changed = true;
+            }
+        }
+        self.report_strays(&listing);
+        if changed {
+            self.swap(plugins);
+        }
+        again
+    }
+
+    /// What the files of one plugin mean now.
+    async fn intend(&mut self, found: &Found, live: Option<&Version>, now: Instant) -> Intent {
+        let mut unsettled =
+            found.paths().filter_map(|path| self.seen.get(path)).filter(|seen| seen.unsettled(now).is_some());
+        if unsettled.next().is_some() {
+            return Intent::Hold;
+        }
+        // Gone or empty for a moment is how many programs replace a file.
+        let lacks = live.is_some_and(|live| {
+            live.config.iter().any(|file| !found.config.contains_key(&file.name))
+                || (live.settings.is_some() && found.settings.is_none())
+        });
+        let empty = found
+            .paths()
+            .any(|path| self.seen.get(path).is_some_and(|seen| seen.fingerprint.size == 0 && now - seen.since < GONE));
+        if lacks {
+            let since = *self.missing.entry(found.name.clone()).or_insert(now);
+            if now - since < GONE {
+                return Intent::Hold;
+            }
+        } else {
+            self.missing.remove(&found.name);
+        }
+        if empty {
+            return Intent::Hold;
+        }
+        let reading = found.clone();
+        let version = match tokio::task::spawn_blocking(move || reading.read()).await {
+            Ok(Ok(version)) => version,
+            Ok(Err(reason)) => return Intent::Refuse(reason),
+            Err(err) => return Intent::Refuse(err.to_string()),
+        };
+        // Read while it changed: what was read is neither the one nor the other.
+        let torn = found.paths().any(|path| Fingerprint::of(path) != self.seen.get(path).map(|seen| seen.fingerprint));
+        if torn {
+            return Intent::Hold;
+        }
+        if live.is_some_and(|live| live.same(&version)) {
+            if self.refused.remove(&found.name).is_some() {
+                tracing::info!(plugin = found.name, file = found.file, "the file is again the version in effect");
+            }
+            return Intent::Keep;
+        }
+        if self.refused.get(&found.name).is_some_and(|refused| refused.same(&version)) {
+            return Intent::Keep;
+        }
+        Intent::Load(Box::new(version))
+    }
+
+    async fn load(&mut self, version: Version, before: Option<&Plugin>) -> Result<Arc<Plugin>, String> {
+        let (name, file) = (version.name.clone(), version.file.clone());
+        let started = Instant::now();
+        match Plugin::load(version.clone(), before, &self.engine, &self.states, &self.metrics).await {
+            Ok(plugin) => {
+                self.refused.remove(&name);
+                self.metrics.plugin_loads.get_or_create(&PluginLoad { plugin: name.clone(), outcome: "ok" }).inc();
+                let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(
+                    plugin = name,
+                    file,
+                    hooks = plugin.hooks.names().join(","),
+                    elapsed_ms,
+                    "plugin loaded"
+                );
+                self.keep(version).await;
+                Ok(Arc::new(plugin))
+            }
+            Err(reason) => {
+                self.refused.insert(name.clone(), version);
+                Err(self.refuse(&name, &file, reason))
+            }
+        }
+    }
+
+    /// Reports a version that is not loaded; gives its reason back.
+    fn refuse(&self, plugin: &str, file: &str, reason: String) -> String {
+        self.metrics.plugin_loads.get_or_create(&PluginLoad { plugin: plugin.to_owned(), outcome: "failed" }).inc();
+        let serves = self.current.load().names().any(|name| name == plugin);
+        let in_effect = if serves { "the version before" } else { "none of this name" };
+        tracing::error!(plugin, file = %self.dir.join(file).display(), reason, in_effect, "plugin not loaded");
+        reason
+    }
+
+    async fn load_last_good(&mut self, name: &str, file: &str) -> Option<Arc<Plugin>> {
+        let last_good = self.last_good.clone()?;
+        let wanted = name.to_owned();
+        let mut version = tokio::task::spawn_blocking(move || last_good.get(&wanted)).await.ok()??;
+        // It takes the place of the bad file.
+        file.clone_into(&mut version.file);
+        let plugin = Plugin::load(version, None, &self.engine, &self.states, &self.metrics).await;
+        match plugin {
+            Ok(plugin) => {
+                tracing::warn!(plugin = name, file, "the last good version serves in place of the file");
+                Some(Arc::new(plugin))
+            }
+            Err(reason) => {
+                tracing::error!(plugin = name, reason, "the last good version does not load either");
+                None
+            }
+        }
+    }
+
+    async fn keep(&self, version: Version) {
+        let Some(last_good) = self.last_good.clone() else { return };
+        let plugin = version.name.clone();
+        let kept = tokio::task::spawn_blocking(move || last_good.put(&version)).await;
+        if let Err(err) = kept.map_err(std::io::Error::other).and_then(|kept| kept) {
+            tracing::warn!(plugin, error = %err, "the last good version cannot be kept; a start with a bad file would fail");
+        }
+    }
+
+    async fn forget(&mut self, name: &str) {
+        tracing::info!(plugin = name, "plugin removed");
+        self.missing.remove(name);
+        self.refused.remove(name);
+        if let Some(last_good) = self.last_good.clone() {
+            let name = name.to_owned();
+            let _ = tokio::task::spawn_blocking(move || last_good.remove(&name)).await;
+        }
+    }
+
+    /// Puts a set into effect, in the order of the files.
+    fn swap(&mut self, mut plugins: Vec<Arc<Plugin>>) {
+        plugins.sort_by(|one, other| one.version.file.cmp(&other.version.file));
+        let generation = self.current.load().generation + 1;
+        let set = PluginSet { generation, plugins };
+        let names = set.names().collect::<Vec<_>>().join(",");
+        self.metrics.plugin_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
+        self.current.store(Arc::new(set));
+        tracing::info!(generation, plugins = names, "plugins in effect");
+        self.reported.clear();
+    }
+
+    fn report_strays(&mut self, listing: &Listing) {
+        for stray in &listing.strays {
+            if self.reported.insert(format!("stray {stray}")) {
+                tracing::warn!(file = %self.dir.join(stray).display(), "a file of the plugin folder belongs to no plugin: a configuration has the stem of its .wasm");
+            }
+        }
+    }
+
+    /// Whether this was not said since the last swap.
+    fn report_once(&mut self, text: String) -> bool {
+        self.reported.insert(text)
+    }
+}
+
+impl Seen {
+    /// How long until it may count as whole; none when it does.
+    fn unsettled(&self, now: Instant) -> Option<Duration> {
+        let needed = if self.writing { NEVER_CLOSED } else { SETTLE };
+        // The clock of the wait and this one differ by less than a millisecond.
+        needed
+            .checked_sub(now.saturating_duration_since(self.since) + Duration::from_millis(1))
+            .filter(|left| !left.is_zero())
+    }
+}

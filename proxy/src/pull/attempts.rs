@@ -1,0 +1,223 @@
+//! The attempts of one pull at its candidates: which is next, what the fallback plugins say after each failure, and
+//! when it is enough.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use futures_util::future::{Either, select};
+
+use super::routed::Routed;
+use crate::oci::{Attempt, Candidate, Denial, Failure, Method, Place};
+use crate::plugin::Step;
+use crate::upstream::{Answer, Ask, HEADERS_TIMEOUT, Refused};
+
+/// How long all attempts together may take until the headers of an answer.
+const ALL_ATTEMPTS: Duration = Duration::from_secs(20);
+/// Attempts beyond one at each candidate: waits that a plugin asks for, diversions, resumptions that brought little.
+const EXTRA_MAX: u32 = 3;
+/// A broken transfer that brought so much costs none of them. Units: bytes.
+const WORTH_IT: u64 = 1 << 20;
+/// Longest wait that a plugin may ask for.
+const WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long to wait before a broken transfer is resumed at the same candidate.
+const RESUME_WAIT: Duration = Duration::from_millis(100);
+
+/// What is asked of each candidate.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'a> {
+    pub resource: &'a str,
+    pub query: &'a str,
+    pub method: Method,
+    pub accept: &'a str,
+    pub from: u64,
+}
+
+/// One attempt, under way or done.
+pub(super) struct Tried {
+    pub candidate: Candidate,
+    pub started: Instant,
+    pub result: Result<Answer, Refused>,
+}
+
+/// What comes after a failure.
+pub(super) enum After {
+    Try(Candidate),
+    End(Ending),
+}
+
+/// How the attempts end without an answer.
+#[derive(Debug)]
+pub(super) enum Ending {
+    /// All candidates have failed.
+    Exhausted,
+    /// A plugin wants the cached copy served, and there is one.
+    Stale,
+    /// A plugin gives up.
+    Stop,
+    /// A plugin denies.
+    Denied(Denial),
+}
+
+pub(super) struct Attempts<'a> {
+    routed: &'a Routed,
+    remaining: VecDeque<Candidate>,
+    failed: Vec<Attempt>,
+    extra_left: u32,
+    deadline: Instant,
+    has_stale: bool,
+}
+
+impl<'a> Attempts<'a> {
+    /// `has_stale`: whether there is a cached copy for a plugin to fall back to.
+    pub fn new(routed: &'a Routed, has_stale: bool) -> Self {
+        Self {
+            routed,
+            remaining: routed.candidates().iter().cloned().collect(),
+            failed: Vec::new(),
+            extra_left: EXTRA_MAX,
+            deadline: Instant::now() + ALL_ATTEMPTS,
+            has_stale,
+        }
+    }
+
+    /// The first candidate; none where there is none at all.
+    pub fn first(&mut self) -> Option<Candidate> {
+        self.remaining.pop_front()
+    }
+
+    /// All that have failed so far.
+    pub fn failed(self) -> Vec<Attempt> {
+        self.failed
+    }
+
+    /// Asks a candidate; where it wants to be hedged, the next one beside it after a while. The first good answer
+    /// wins, and the other is dropped.
+    pub async fn fetch(&mut self, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
+        let Some(after) = candidate.hedge_after.filter(|_| !self.remaining.is_empty()) else {
+            return self.fetch_one(candidate, wanted).await;
+        };
+        let routed = self.routed;
+        let deadline = self.deadline;
+        let first = std::pin::pin!(fetch_one(routed, deadline, candidate, wanted));
+        let first = match select(first, std::pin::pin!(tokio::time::sleep(after))).await {
+            Either::Left((tried, _)) => return tried,
+            Either::Right(((), first)) => first,
+        };
+        let Some(next) = self.remaining.pop_front() else { return first.await };
+        let second = std::pin::pin!(fetch_one(routed, deadline, next, wanted));
+        let (tried, other) = match select(first, second).await {
+            Either::Left((tried, second)) => (tried, Either::Left(second)),
+            Either::Right((tried, first)) => (tried, Either::Right(first)),
+        };
+        match &tried.result {
+            Ok(_) => tried,
+            Err(refused) => {
+                self.note(&tried.candidate, refused.failure.clone(), tried.started, 0, refused.retry_after);
+                match other {
+                    Either::Left(second) => second.await,
+                    Either::Right(first) => first.await,
+                }
+            }
+        }
+    }
+
+    async fn fetch_one(&self, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
+        fetch_one(self.routed, self.deadline, candidate, wanted).await
+    }
+
+    /// Takes note of a failure, asks the fallback plugins, and says what comes next. `bytes`: what the attempt
+    /// brought of a body.
+    pub async fn after(
+        &mut self,
+        tried: (Candidate, Instant),
+        failure: Failure,
+        bytes: u64,
+        retry_after: Option<Duration>,
+    ) -> After {
+        let (candidate, started) = tried;
+        self.note(&candidate, failure, started, bytes, retry_after);
+        if bytes >= WORTH_IT {
+            // A transfer that makes progress may go on for as long as it does.
+            self.deadline = Instant::now() + ALL_ATTEMPTS;
+            self.extra_left = EXTRA_MAX;
+        }
+        let remaining: Vec<Candidate> = self.remaining.iter().cloned().collect();
+        let routed = self.routed;
+        match routed.plugins().on_failure(routed.question(), &self.failed, &remaining).await {
+            Step::ServeStale if self.has_stale => After::End(Ending::Stale),
+            Step::Divert(to) if routed.reaches(&to) && self.spend_extra() => After::Try(to),
+            Step::Pass | Step::Next | Step::ServeStale | Step::Divert(_) => self.next(candidate, bytes).await,
+            Step::Wait(wait) => {
+                let wait = wait.min(WAIT_MAX);
+                if Instant::now() + wait >= self.deadline || !self.spend_extra() {
+                    return self.next(candidate, bytes).await;
+                }
+                tokio::time::sleep(wait).await;
+                After::Try(candidate)
+            }
+            Step::Stop => After::End(Ending::Stop),
+            Step::Deny(denial) => After::End(Ending::Denied(denial)),
+        }
+    }
+
+    /// The host's own rule: the next candidate; with none left, a transfer that had begun is resumed where it broke.
+    async fn next(&mut self, candidate: Candidate, bytes: u64) -> After {
+        if Instant::now() >= self.deadline {
+            return After::End(Ending::Exhausted);
+        }
+        if let Some(next) = self.remaining.pop_front() {
+            return After::Try(next);
+        }
+        let digest_was_wrong = self.failed.last().is_some_and(|last| last.failure == Failure::DigestMismatch);
+        if bytes > 0 && !digest_was_wrong && self.spend_extra() {
+            tokio::time::sleep(RESUME_WAIT).await;
+            return After::Try(candidate);
+        }
+        After::End(Ending::Exhausted)
+    }
+
+    fn spend_extra(&mut self) -> bool {
+        let some = self.extra_left > 0;
+        self.extra_left = self.extra_left.saturating_sub(1);
+        some
+    }
+
+    fn note(
+        &mut self,
+        candidate: &Candidate,
+        failure: Failure,
+        started: Instant,
+        bytes: u64,
+        retry_after: Option<Duration>,
+    ) {
+        let duration = started.elapsed();
+        let Place { registry, repository } = &candidate.place;
+        tracing::info!(
+            request = self.routed.question().facts.id,
+            %registry,
+            %repository,
+            pull = %self.routed.question().pull,
+            reason = %failure,
+            bytes,
+            elapsed_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
+            "upstream attempt failed"
+        );
+        self.failed.push(Attempt { candidate: candidate.clone(), failure, duration, bytes, retry_after });
+    }
+}
+
+async fn fetch_one(routed: &Routed, deadline: Instant, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
+    let started = Instant::now();
+    let left = deadline.saturating_duration_since(started);
+    let ask = Ask {
+        place: &candidate.place,
+        resource: wanted.resource,
+        query: wanted.query,
+        method: wanted.method,
+        accept: wanted.accept,
+        from: wanted.from,
+        timeout: candidate.timeout.unwrap_or(HEADERS_TIMEOUT).min(left),
+    };
+    let result = routed.core().upstreams.fetch(&ask).await;
+    Tried { candidate, started, result }
+}

@@ -1,0 +1,71 @@
+//! Why a pull has no answer: causes, not statuses. `server` turns them into what a client sees.
+
+use std::time::Duration;
+
+use crate::oci::{Attempt, Code, Denial, Failure, Pull, Registry};
+
+/// Why a pull has no answer.
+#[derive(Debug)]
+pub struct Error {
+    /// What was asked for, in words.
+    pub what: String,
+    /// The code that says that there is none.
+    pub unknown: Code,
+    /// Why there is none.
+    pub cause: Cause,
+}
+
+/// The causes, told apart by what the client is to do next.
+#[derive(Debug)]
+pub enum Cause {
+    /// A policy says no.
+    Denied(Denial),
+    /// A registry that the configuration does not know.
+    UnknownRegistry(Registry),
+    /// Only the cache may serve, and it does not have it; which policy says so.
+    NotCached(String),
+    /// Every upstream that could be asked says that there is none.
+    NotFound(String),
+    /// An upstream refuses our credentials.
+    Refused(String),
+    /// An upstream has had enough of us.
+    TooManyRequests(String, Option<Duration>),
+    /// No upstream answers in time.
+    Timeout(String),
+    /// What upstreams send is not what was asked for.
+    Corrupt(String),
+    /// No upstream can serve.
+    Unavailable(String),
+}
+
+impl Error {
+    /// An error about a pull.
+    pub fn new(pull: &Pull, cause: Cause) -> Self {
+        Self { what: pull.to_string(), unknown: pull.content.unknown(), cause }
+    }
+
+    /// What all attempts together mean: the last says most, since the source stands last.
+    pub(super) fn of_attempts(pull: &Pull, attempts: &[Attempt]) -> Self {
+        let story: Vec<String> =
+            attempts.iter().map(|attempt| format!("{}: {}", attempt.candidate.place, attempt.failure)).collect();
+        let story = story.join("; ");
+        let cause = match attempts.last().map(|last| (&last.failure, last.retry_after)) {
+            None => Cause::Unavailable("there is no upstream to ask".to_owned()),
+            Some((Failure::Status(404), _)) => Cause::NotFound(story),
+            Some((Failure::Status(429), after)) => Cause::TooManyRequests(story, after),
+            Some((Failure::Auth { refused: true, .. }, _)) => Cause::Refused(story),
+            Some((Failure::Timeout, _)) => Cause::Timeout(story),
+            Some((Failure::DigestMismatch, _)) => Cause::Corrupt(story),
+            Some((
+                Failure::Connect(_)
+                | Failure::Tls(_)
+                | Failure::Status(_)
+                | Failure::Auth { .. }
+                | Failure::Truncated
+                | Failure::Other(_),
+                _,
+            )) => Cause::Unavailable(story),
+        };
+        Self::new(pull, cause)
+    }
+}

@@ -1,0 +1,104 @@
+//! A pull that was admitted, and knows where its content may come from.
+
+use std::sync::Arc;
+
+use super::admitted::Admitted;
+use super::error::{Cause, Error};
+use super::{Caller, Core};
+use crate::oci::{Candidate, Place, Pull};
+use crate::plugin::{PluginSet, Question};
+
+/// What every step behind admission and routing works with.
+pub(super) struct Routed {
+    core: Arc<Core>,
+    set: Arc<PluginSet>,
+    question: Question,
+    caller: Caller,
+    candidates: Vec<Candidate>,
+    places: Vec<Place>,
+    admitted: Admitted,
+}
+
+impl Routed {
+    /// Sorts out what routing gave: candidates that can be reached are tried; without any, the cache alone may serve.
+    pub fn new(
+        core: Arc<Core>,
+        set: Arc<PluginSet>,
+        question: Question,
+        caller: Caller,
+        admitted: Admitted,
+        given: Vec<Candidate>,
+    ) -> Result<Self, Error> {
+        let pull = question.pull.clone();
+        let nowhere = given.is_empty();
+        let mut candidates: Vec<Candidate> = Vec::with_capacity(given.len());
+        for candidate in given {
+            if core.upstreams.reaches(&candidate.place) {
+                candidates.push(candidate);
+            } else if candidate.place != pull.place {
+                tracing::warn!(registry = %candidate.place.registry, pull = %pull, "a plugin routes to a registry that is not in the configuration: skipped; list it under [registries]");
+            }
+        }
+        if candidates.is_empty() && !nowhere {
+            return Err(Error::new(&pull, Cause::UnknownRegistry(pull.place.registry.clone())));
+        }
+        let mut places: Vec<Place> = Vec::with_capacity(candidates.len().max(1));
+        for candidate in &candidates {
+            if !places.contains(&candidate.place) {
+                places.push(candidate.place.clone());
+            }
+        }
+        if nowhere {
+            places.push(pull.place.clone());
+        }
+        Ok(Self { core, set, question, caller, candidates, places, admitted })
+    }
+
+    pub fn core(&self) -> &Core {
+        &self.core
+    }
+
+    pub fn plugins(&self) -> &PluginSet {
+        &self.set
+    }
+
+    pub fn question(&self) -> &Question {
+        &self.question
+    }
+
+    pub fn pull(&self) -> &Pull {
+        &self.question.pull
+    }
+
+    pub fn caller(&self) -> &Caller {
+        &self.caller
+    }
+
+    /// Where it may come from, in order.
+    pub fn candidates(&self) -> &[Candidate] {
+        &self.candidates
+    }
+
+    /// Under which repositories the cache may have it, in order.
+    pub fn places(&self) -> &[Place] {
+        &self.places
+    }
+
+    pub fn reaches(&self, candidate: &Candidate) -> bool {
+        self.core.upstreams.reaches(&candidate.place)
+    }
+
+    /// Lets nobody pass for whom only the cache may serve.
+    pub fn may_ask_upstream(&self) -> Result<(), Error> {
+        let because = match self.admitted.cached_only() {
+            Some(plugin) => format!("the policy {plugin} allows cached content only"),
+            None if self.candidates.is_empty() => "the policy routes it nowhere".to_owned(),
+            None => return Ok(()),
+        };
+        Err(self.error(Cause::NotCached(because)))
+    }
+
+    pub fn error(&self, cause: Cause) -> Error {
+        Error::new(self.pull(), cause)
+    }
+}

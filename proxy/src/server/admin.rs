@@ -1,0 +1,170 @@
+//! The admin listener: health, metrics, and what the policy would decide.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hyper::header::{CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use serde::{Deserialize, Serialize};
+use url::form_urlencoded;
+
+use crate::body::Body;
+use crate::oci::manifest::Negotiated;
+use crate::oci::{Addressing, Content, Method, Place, Pull, Reference, Registry, Repository, Tag};
+use crate::plugin::Facts;
+use crate::pull::{self, Caller, Core};
+
+/// What the policy decides for an image: the answer of `/explain`.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Explanation {
+    /// The image, in full.
+    pub image: String,
+    /// What each plugin decides, in order.
+    pub decisions: Vec<Decision>,
+    /// The upstreams that would be tried, in order; none where a plugin denies.
+    pub upstreams: Option<Vec<Upstream>>,
+}
+
+/// What one plugin decides.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Decision {
+    /// Its name.
+    pub plugin: String,
+    /// Which hook.
+    pub hook: String,
+    /// In words.
+    pub decides: String,
+}
+
+/// An upstream that would be tried.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Upstream {
+    /// Registry and repository.
+    pub place: String,
+    /// Its address; none where the configuration does not know the registry.
+    pub address: Option<String>,
+}
+
+/// Answers a request to the admin listener.
+pub(super) async fn admin<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: Request<B>) -> Response<Body> {
+    match request.uri().path() {
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" if ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ready\n"),
+        "/readyz" => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        "/metrics" => {
+            let mut response = text(StatusCode::OK, core.metrics.render());
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+            response
+        }
+        "/explain" => {
+            let query = request.uri().query().unwrap_or_default();
+            let image =
+                form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "image").map(|(_, value)| value);
+            match parse_image(&image.unwrap_or_default(), &core.config.default_registry) {
+                Ok(pull) => {
+                    let explanation =
+                        serde_json::to_vec(&explain(&core, pull).await).expect("strings always serialize");
+                    let mut response = Response::new(Body::bytes(explanation));
+                    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                    response
+                }
+                Err(reason) => text(StatusCode::BAD_REQUEST, reason + "\n"),
+            }
+        }
+        _ => {
+            text(StatusCode::NOT_FOUND, "the admin listener has /healthz, /readyz, /metrics and /explain?image=IMAGE\n")
+        }
+    }
+}
+
+fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body> {
+    let mut response = Response::new(Body::bytes(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}
+
+/// What the policy decides for a pull; changes nothing.
+pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
+    let image = pull.to_string();
+    let facts = Facts::new(
+        "explain".to_owned(),
+        IpAddr::from([127, 0, 0, 1]),
+        "tidegate explain".to_owned(),
+        Vec::new(),
+        Vec::new(),
+    );
+    let caller = Caller { facts: Arc::new(facts), negotiated: Negotiated::ALL, range: None, query: String::new() };
+    let (opinions, candidates) = pull::explain(core, pull, &caller).await;
+    let decisions = opinions.into_iter().map(|opinion| Decision {
+        plugin: opinion.plugin,
+        hook: opinion.hook.to_owned(),
+        decides: opinion.decides,
+    });
+    let upstream = |place: &Place| Upstream {
+        place: place.to_string(),
+        address: core.config.reach(&place.registry).map(|reach| reach.url.to_string()),
+    };
+    let upstreams =
+        candidates.map(|candidates| candidates.iter().map(|(candidate, _)| upstream(&candidate.place)).collect());
+    Explanation { image, decisions: decisions.collect(), upstreams }
+}
+
+/// Reads an image as people write it: `alpine`, `quay.io/a/b:1`, `docker.io/library/alpine@sha256:...`.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse_image(image: &str, default: &Registry) -> Result<Pull, String> {
+    let fail = || {
+        format!(
+            "`{}` is no image; write it as docker.io/library/alpine:3.20, or with @sha256:... behind the name",
+            image.escape_debug()
+        )
+    };
+    let (name, digest) = match image.split_once('@') {
+        Some((name, digest)) => (name, Some(digest.parse().map_err(|_| fail())?)),
+        None => (image, None),
+    };
+    // The last colon is one of a tag only behind the last slash: before, it is one of a port.
+    let (name, tag) = match name.rsplit_once(':') {
+        Some((before, tag)) if !tag.contains('/') => (before, Some(Tag::parse(tag).ok_or_else(fail)?)),
+        _ => (name, None),
+    };
+    let (registry, repository) = match name.split_once('/') {
+        Some((first, rest)) if Registry::is_meant_by(first) => (Registry::parse(first).ok_or_else(fail)?, rest),
+        _ => (default.clone(), name),
+    };
+    let repository = Repository::parse(repository).ok_or_else(fail)?.canonical(&registry);
+    let reference = match (digest, tag) {
+        (Some(digest), _) => Reference::Digest(digest),
+        (None, Some(tag)) => Reference::Tag(tag),
+        (None, None) => Reference::Tag(Tag::parse("latest").expect("a tag")),
+    };
+    let place = Place { registry, repository };
+    Ok(Pull { place, content: Content::Manifest(reference), method: Method::Get, addressing: Addressing::Path })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_read_as_people_write_them() {
+        let hub = Registry::parse("docker.io").expect("a registry");
+        let digest = format!("sha256:{}", "a".repeat(64));
+        for (image, full) in [
+            ("alpine".to_owned(), "docker.io/library/alpine:latest".to_owned()),
+            ("library/alpine:3.20".to_owned(), "docker.io/library/alpine:3.20".to_owned()),
+            ("quay.io/a/b".to_owned(), "quay.io/a/b:latest".to_owned()),
+            ("127.0.0.1:5000/a".to_owned(), "127.0.0.1:5000/a:latest".to_owned()),
+            (format!("docker.io/alpine:3@{digest}"), format!("docker.io/library/alpine@{digest}")),
+        ] {
+            assert_eq!(parse_image(&image, &hub).map(|pull| pull.to_string()), Ok(full), "{image}");
+        }
+        for bad in ["", "Alpine", "a b", "a@sha256:x", "a:", "http://a/b"] {
+            assert!(parse_image(bad, &hub).is_err(), "{bad}");
+        }
+    }
+}

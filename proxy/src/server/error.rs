@@ -1,0 +1,78 @@
+//! From a cause to what the client is told: status, OCI code, and a message for a person. Logged by who answers.
+
+use std::time::Duration;
+
+use crate::addressing::Unaddressed;
+use crate::oci::Code;
+use crate::oci::endpoint::NoEndpoint;
+use crate::pull::{Cause, Error};
+
+/// What a client is told.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub status: u16,
+    pub code: Code,
+    pub message: String,
+    pub detail: Option<String>,
+    pub retry_after: Option<Duration>,
+    /// Whether the connection ends with it.
+    pub close: bool,
+}
+
+impl Told {
+    /// An answer with nothing but its message.
+    pub fn new(status: u16, code: Code, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), detail: None, retry_after: None, close: false }
+    }
+}
+
+impl From<Unaddressed> for Told {
+    fn from(unaddressed: Unaddressed) -> Self {
+        let message = unaddressed.to_string();
+        match unaddressed {
+            Unaddressed::Ns | Unaddressed::Path(NoEndpoint::Name) => Self::new(400, Code::NameInvalid, message),
+            Unaddressed::Path(NoEndpoint::Digest) => Self::new(400, Code::DigestInvalid, message),
+            // The only failure that the specification has for a tag that is none (end-3).
+            Unaddressed::Path(NoEndpoint::Tag) => Self::new(404, Code::ManifestUnknown, message),
+            Unaddressed::Path(NoEndpoint::NotFound) => Self::new(404, Code::Unsupported, message),
+        }
+    }
+}
+
+impl From<Error> for Told {
+    fn from(error: Error) -> Self {
+        let Error { what, unknown, cause } = error;
+        match cause {
+            Cause::Denied(denial) => Self {
+                status: denial.status,
+                code: denial.code,
+                message: denial.to_string(),
+                detail: Some(what),
+                retry_after: denial.retry_after,
+                close: false,
+            },
+            Cause::UnknownRegistry(registry) => Self::new(
+                404,
+                Code::NameUnknown,
+                format!(
+                    "{what}: this mirror does not serve {registry}; to serve it, add to tidegate.toml the line [registries.\"{registry}\"]"
+                ),
+            ),
+            Cause::NotCached(because) => {
+                Self::new(403, Code::Denied, format!("{what} is not in the cache, and {because}"))
+            }
+            Cause::NotFound(story) => Self::new(404, unknown, format!("{what} not found: {story}")),
+            Cause::Refused(story) => Self::new(403, Code::Denied, format!("{what} is refused to this mirror: {story}")),
+            Cause::TooManyRequests(story, after) => Self {
+                retry_after: Some(after.unwrap_or(Duration::from_secs(10))),
+                ..Self::new(429, Code::TooManyRequests, format!("{what}: {story}"))
+            },
+            Cause::Timeout(story) => Self::new(504, unknown, format!("{what} cannot be had now: {story}")),
+            Cause::Corrupt(story) => Self {
+                detail: Some(Code::ManifestInvalid.as_str().to_owned()),
+                ..Self::new(502, unknown, format!("{what} cannot be had right: {story}"))
+            },
+            Cause::Unavailable(story) => Self::new(502, unknown, format!("{what} cannot be had now: {story}")),
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! The body on its way out, counted, and the line that the log gets when it has ended.
+
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use crate::body::{Body, Short};
+use crate::metrics::{Metrics, Request as RequestLabels};
+use crate::oci::Pull;
+use crate::oci::pull::Content;
+use crate::pull::{Core, Source};
+
+/// What is told of a request when it is over.
+pub(super) struct Record {
+    metrics: Arc<Metrics>,
+    log: bool,
+    pub id: String,
+    client: IpAddr,
+    method: String,
+    path: String,
+    started: Instant,
+    pub pull: Option<Pull>,
+    pub status: u16,
+    pub source: Option<Source>,
+    /// Why it was refused.
+    pub reason: Option<String>,
+    pub warnings: Vec<String>,
+    sent: u64,
+    broken: Option<String>,
+}
+
+impl Record {
+    pub fn new(core: &Core, client: IpAddr, method: &hyper::Method, path: &str) -> Self {
+        core.metrics.in_flight.inc();
+        Self {
+            metrics: core.metrics.clone(),
+            log: core.config.log.access,
+            id: next_id(),
+            client,
+            method: method.to_string(),
+            path: path.to_owned(),
+            started: Instant::now(),
+            pull: None,
+            status: 0,
+            source: None,
+            reason: None,
+            warnings: Vec::new(),
+            sent: 0,
+            broken: None,
+        }
+    }
+}
+
+/// Unique among the requests of this process; the start of the process makes it so among processes, as far as a
+/// person who reads a log needs it.
+fn next_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    static START: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
+    let start = START.get_or_init(|| {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        now.as_secs() << 16 | u64::from(std::process::id() & 0xffff)
+    });
+    format!("{:x}-{:x}", start & 0xffff_ffff_ffff, NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        let content = self.pull.as_ref().map_or("other", |pull| Content::kind(&pull.content));
+        let source = self.source.map_or("none", Source::as_str);
+        self.metrics.in_flight.dec();
+        self.metrics.requests.get_or_create(&RequestLabels { content, status: self.status, source }).inc();
+        self.metrics.sent_bytes.inc_by(self.sent);
+        if !self.log {
+            return;
+        }
+        let elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        // What a client sent is escaped: no line of the log is written by it.
+        tracing::info!(
+            request = self.id,
+            client = %self.client,
+            method = self.method,
+            path = %self.path.escape_debug(),
+            pull = self.pull.as_ref().map(tracing::field::display),
+            addressing = self.pull.as_ref().map(|pull| pull.addressing.as_str()),
+            status = self.status,
+            source,
+            sent_bytes = self.sent,
+            elapsed_ms,
+            reason = self.reason,
+            broken = self.broken,
+            "request"
+        );
+    }
+}
+
+/// A body that is counted.
+pub(super) struct Watched {
+    body: Body,
+    record: Record,
+}
+
+impl Watched {
+    pub fn new(body: Body, record: Record) -> Self {
+        Self { body, record }
+    }
+}
+
+impl http_body::Body for Watched {
+    type Data = Bytes;
+    type Error = Short;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => self.record.sent += frame.data_ref().map_or(0, Bytes::len) as u64,
+            Some(Err(short)) => self.record.broken = Some(short.to_string()),
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
