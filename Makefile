@@ -1,0 +1,86 @@
+# `make help` says what there is.
+
+.PHONY: help run build plugins test lint bench
+.DEFAULT_GOAL := help
+
+# What `make run` makes; git does not see it.
+SCRATCH := $(CURDIR)/.run
+
+help:
+	@echo 'make run       build, and start the mirror with the example plugins in ./.run'
+	@echo 'make test      bring what the tests need, build, and run all tests'
+	@echo 'make plugins   build the plugins into plugins/dist'
+	@echo 'make build     build the program: target/release/tidegate'
+	@echo 'make lint      check the format, and what clippy says'
+	@echo 'make bench     measure what one decision of a plugin costs'
+
+build:
+	cargo build --release --locked
+
+plugins:
+	plugins/build
+
+test:
+	.ci/setup
+	plugins/build
+	cargo build --release --locked
+	cargo test --release --workspace --locked
+	cd plugins && cargo test --locked
+
+lint:
+	@cargo fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@cargo clippy --version >/dev/null 2>&1 || rustup component add clippy
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets --locked -- -D warnings
+	cd plugins && cargo fmt --all --check
+	cd plugins && cargo clippy --release --workspace --all-targets --locked -- -D warnings
+
+bench: plugins
+	cargo bench --locked -p tidegate --bench admission
+
+define RUN_CONFIG
+listen = "127.0.0.1:5000"
+admin = "127.0.0.1:5001"
+
+[cache]
+dir = "$(SCRATCH)/cache"
+
+[plugins]
+dir = "$(SCRATCH)/plugins.d"
+state_dir = "$(SCRATCH)/state"
+endef
+
+define RUN_TEXT
+
+The mirror listens on 127.0.0.1:5000, and on 127.0.0.1:5001 for /healthz and /metrics. Pull through it:
+
+  docker pull 127.0.0.1:5000/docker.io/library/alpine
+  podman pull --tls-verify=false 127.0.0.1:5000/docker.io/library/alpine
+  skopeo inspect --tls-verify=false docker://127.0.0.1:5000/docker.io/library/alpine
+  ctr images pull --plain-http 127.0.0.1:5000/docker.io/library/alpine:latest
+
+Change the policy while it runs: put "docker.io/library/alpine" into the list in
+
+  .run/plugins.d/10-allowlist.toml
+
+save, and pull again. Ask what is decided, and why:
+
+  target/release/tidegate explain --config .run/tidegate.toml docker.io/library/alpine
+
+Ctrl-C stops it; what is in .run stays.
+
+endef
+export RUN_CONFIG RUN_TEXT
+
+# The plugins are always those just built; a configuration that is there already is the user's.
+run: build plugins
+	@mkdir -p '$(SCRATCH)/plugins.d' '$(SCRATCH)/cache' '$(SCRATCH)/state'
+	@test -e '$(SCRATCH)/tidegate.toml' || printf '%s\n' "$$RUN_CONFIG" >'$(SCRATCH)/tidegate.toml'
+	@for plugin in 10-allowlist 20-failover; do \
+	    name=$${plugin#*-}; \
+	    cp "plugins/dist/$$name.wasm" '$(SCRATCH)/plugins.d/'"$$plugin.wasm" || exit 1; \
+	    test -e '$(SCRATCH)/plugins.d/'"$$plugin.toml" || \
+	        cp "plugins/$$name/$$name.toml" '$(SCRATCH)/plugins.d/'"$$plugin.toml" || exit 1; \
+	done
+	@printf '%s\n' "$$RUN_TEXT"
+	@exec target/release/tidegate serve --config .run/tidegate.toml

@@ -1,0 +1,31 @@
+//! Which registries, repositories and tags may be pulled: an allow list or a block list of patterns.
+
+mod pattern;
+mod rules;
+
+use rules::Rules;
+use tidegate_sdk::{Admission, Config, Denial, Lifecycle, Request, Verdict, log};
+
+struct Allowlist;
+
+static RULES: Config<Rules> = Config::new("block = [\"docker.io/library/redis\"]", Rules::parse);
+
+impl Lifecycle for Allowlist {
+    fn check() -> Result<(), String> {
+        let rules = RULES.get()?;
+        log::info(&rules.to_string());
+        Ok(())
+    }
+}
+
+impl Admission for Allowlist {
+    fn admit(request: &Request) -> Verdict {
+        match RULES.get() {
+            Ok(rules) => rules.admit(request),
+            // A host that calls without a check: a policy that cannot be read is never no policy.
+            Err(reason) => Denial { status: 503, ..Denial::new(format!("{request} is denied: {reason}")) }.into(),
+        }
+    }
+}
+
+tidegate_sdk::export!(Allowlist: lifecycle, admission);

@@ -1,0 +1,100 @@
+//! What a Tidegate plugin is built on. An author writes a type, the hooks that it wants, and one line that exports
+//! them:
+//!
+//! ```
+//! use tidegate_sdk::{Admission, Request, Verdict};
+//!
+//! struct NoLatest;
+//!
+//! impl Admission for NoLatest {
+//!     fn admit(request: &Request) -> Verdict {
+//!         match request.tag() {
+//!             Some("latest") => Verdict::deny(format!("{request} is denied: name a version")),
+//!             _ => Verdict::Allow,
+//!         }
+//!     }
+//! }
+//!
+//! tidegate_sdk::export!(NoLatest: admission);
+//! # fn main() {}
+//! ```
+//!
+//! Off WebAssembly, in an author's unit tests, [`testing`] stands in for the host.
+
+// The bindings name this crate as plugins do: the export macros expand in both.
+extern crate self as tidegate_sdk;
+
+#[cfg(all(target_arch = "wasm32", not(target_feature = "atomics")))]
+mod arena;
+#[doc(hidden)]
+pub mod bindings;
+pub mod config;
+pub mod hook;
+pub mod log;
+pub mod name;
+#[cfg(not(target_arch = "wasm32"))]
+pub mod testing;
+mod words;
+
+/// The host, as this target sees it.
+#[cfg(target_arch = "wasm32")]
+use bindings::tidegate::policy as host;
+#[cfg(not(target_arch = "wasm32"))]
+use testing as host;
+
+pub use bindings::admission::exports::tidegate::policy::admission::Verdict;
+pub use bindings::fallback::exports::tidegate::policy::fallback::Step;
+pub use bindings::routing::exports::tidegate::policy::routing::Routes;
+pub use bindings::tidegate::policy::types::{
+    Action, Attempt, Cached, Candidate, Content, Denial, Failure, Identity, Pair, Reference, Request,
+};
+pub use config::{Config, File};
+pub use hook::{Admission, Fallback, Lifecycle, Routing};
+pub use host::{call, clock, state};
+
+#[doc(hidden)]
+pub use wit_bindgen;
+
+/// Exports the hooks of a type: `export!(Allowlist: lifecycle, admission)`. The component offers the hooks that are
+/// named here and no other: `lifecycle`, `admission`, `routing`, `fallback`.
+#[macro_export]
+macro_rules! export {
+    ($plugin:ty: $($hook:ident),+ $(,)?) => {
+        $($crate::__export_hook!($hook, $plugin);)+
+    };
+}
+
+/// One hook of `export!`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __export_hook {
+    (lifecycle, $plugin:ty) => {
+        $crate::__export_hook!(Lifecycle, lifecycle, export_lifecycle, $plugin);
+    };
+    (admission, $plugin:ty) => {
+        $crate::__export_hook!(Admission, admission, export_admission, $plugin);
+    };
+    (routing, $plugin:ty) => {
+        $crate::__export_hook!(Routing, routing, export_routing, $plugin);
+    };
+    (fallback, $plugin:ty) => {
+        $crate::__export_hook!(Fallback, fallback, export_fallback, $plugin);
+    };
+    ($trait:ident, $hook:ident, $export:ident, $plugin:ty) => {
+        const _: () = {
+            // Off WebAssembly nothing is exported, and the types are checked all the same.
+            const fn implements<T: $crate::hook::$trait>() {}
+            implements::<$plugin>();
+            #[cfg(target_arch = "wasm32")]
+            #[allow(unsafe_code, clippy::all, clippy::pedantic)]
+            mod exported {
+                use super::*;
+                type Plugin = $crate::hook::Hook<$plugin>;
+        $crate::bindings::$hook::$export!(Plugin with_types_in $crate::bindings::$hook);
+            }
+        };
+    };
+    ($other:ident, $plugin:ty) => {
+        compile_error!("a hook is one of lifecycle, admission, routing, fallback");
+    };
+}

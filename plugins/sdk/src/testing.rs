@@ -1,0 +1,236 @@
+//! Stands in for the host off WebAssembly, so that a plugin's unit tests run where they are compiled. Each thread,
+//! and so each test, has a host of its own.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use crate::log::Level;
+use crate::{Cached, File, Identity};
+
+/// What the host says, and what it was told.
+#[derive(Debug)]
+pub struct Host {
+    /// The plugin's configuration.
+    pub files: Vec<File>,
+    /// The wall clock. Units: milliseconds.
+    pub now_ms: u64,
+    /// Who asks.
+    pub client: Option<Identity>,
+    /// IP address of the client.
+    pub client_address: String,
+    /// Request headers by name, in lower case.
+    pub headers: BTreeMap<String, Vec<String>>,
+    /// What `call::attribute` gives.
+    pub attributes: BTreeMap<String, String>,
+    /// Whether the cache holds what is asked for.
+    pub cached: Cached,
+    /// The lines that the plugin logged.
+    pub log: Vec<(Level, String)>,
+    /// The warnings for the client.
+    pub warnings: Vec<String>,
+    state: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    value: String,
+    /// When it is over. Units: milliseconds.
+    end_ms: Option<u64>,
+}
+
+thread_local! {
+    static HOST: RefCell<Host> = RefCell::new(Host {
+        files: Vec::new(),
+        now_ms: 1_700_000_000_000,
+        client: None,
+        client_address: "192.0.2.1".to_owned(),
+        headers: BTreeMap::new(),
+        attributes: BTreeMap::new(),
+        cached: Cached::Absent,
+        log: Vec::new(),
+        warnings: Vec::new(),
+        state: BTreeMap::new(),
+    });
+}
+
+/// Reads or changes the host of this thread. The plugin cannot be called inside.
+pub fn host<R>(with: impl FnOnce(&mut Host) -> R) -> R {
+    HOST.with_borrow_mut(with)
+}
+
+impl Host {
+    /// Makes this the plugin's one configuration file.
+    pub fn file(&mut self, name: &str, text: &str) {
+        self.files = vec![File { name: name.to_owned(), text: text.to_owned() }];
+    }
+
+    fn entry(&mut self, key: &str) -> Option<&mut Entry> {
+        let now_ms = self.now_ms;
+        self.state.get_mut(key).filter(|entry| entry.end_ms.is_none_or(|end_ms| now_ms < end_ms))
+    }
+}
+
+/// Stands in for the call in progress.
+pub mod call {
+    use super::host;
+    use crate::{Cached, Identity};
+
+    /// Request id.
+    pub fn id() -> String {
+        "test".to_owned()
+    }
+
+    /// IP address of the client, without its port.
+    pub fn client_address() -> String {
+        host(|host| host.client_address.clone())
+    }
+
+    /// Who asks; none: anonymous.
+    pub fn client() -> Option<Identity> {
+        host(|host| host.client.clone())
+    }
+
+    /// Empty when the client sent none.
+    pub fn user_agent() -> String {
+        header("user-agent").pop().unwrap_or_default()
+    }
+
+    /// Media types of `Accept`.
+    pub fn accept() -> Vec<String> {
+        header("accept")
+    }
+
+    /// Values of a request header.
+    pub fn header(name: &str) -> Vec<String> {
+        host(|host| host.headers.get(&name.to_ascii_lowercase()).cloned().unwrap_or_default())
+    }
+
+    /// A fact by its name.
+    pub fn attribute(name: &str) -> Option<String> {
+        host(|host| host.attributes.get(name).cloned())
+    }
+
+    /// Whether the cache holds what is asked for.
+    pub fn cache() -> Cached {
+        host(|host| host.cached)
+    }
+
+    /// Time that this call of the hook has left. Units: milliseconds.
+    pub fn remaining_ms() -> u32 {
+        50
+    }
+
+    /// A text that the client prints.
+    pub fn warn(message: &str) {
+        host(|host| host.warnings.push(message.to_owned()));
+    }
+}
+
+/// Stands in for the plugin's files.
+pub mod config {
+    use super::host;
+    use crate::File;
+
+    /// The plugin's configuration files.
+    pub fn files() -> Vec<File> {
+        host(|host| host.files.clone())
+    }
+}
+
+/// Stands in for the host's log.
+pub mod log {
+    use super::host;
+    use crate::log::Level;
+
+    /// Writes one line.
+    pub fn write(level: Level, message: &str) {
+        host(|host| host.log.push((level, message.to_owned())));
+    }
+}
+
+/// Stands in for the clocks: both show [`Host::now_ms`](super::testing::Host).
+pub mod clock {
+    use super::host;
+
+    /// Wall-clock time. Units: milliseconds.
+    pub fn now_ms() -> u64 {
+        host(|host| host.now_ms)
+    }
+
+    /// A clock that never goes back. Units: nanoseconds.
+    pub fn monotonic_ns() -> u64 {
+        now_ms() * 1_000_000
+    }
+}
+
+/// Stands in for the plugin's shared memory.
+pub mod state {
+    use super::{Entry, Host, host};
+    pub use crate::bindings::tidegate::policy::state::Error;
+
+    /// The value of a key.
+    pub fn get(key: &str) -> Result<Option<String>, Error> {
+        host(|host| Ok(host.entry(key).map(|entry| entry.value.clone())))
+    }
+
+    /// Sets a key. `ttl_secs`: none: kept until removed. Units: seconds.
+    pub fn set(key: &str, value: &str, ttl_secs: Option<u32>) -> Result<(), Error> {
+        host(|host| insert(host, key, value, ttl_secs))
+    }
+
+    /// Sets only when absent; gives what is there afterwards.
+    pub fn set_once(key: &str, value: &str, ttl_secs: Option<u32>) -> Result<String, Error> {
+        host(|host| match host.entry(key) {
+            Some(entry) => Ok(entry.value.clone()),
+            None => insert(host, key, value, ttl_secs).map(|()| value.to_owned()),
+        })
+    }
+
+    /// Adds to a decimal number; gives the sum.
+    pub fn add(key: &str, delta: i32, ttl_secs: Option<u32>) -> Result<i64, Error> {
+        host(|host| {
+            if let Some(entry) = host.entry(key) {
+                let sum = entry.value.parse::<i64>().unwrap_or(0).saturating_add(i64::from(delta));
+                entry.value = sum.to_string();
+                return Ok(sum);
+            }
+            insert(host, key, &delta.to_string(), ttl_secs).map(|()| i64::from(delta))
+        })
+    }
+
+    /// Forgets a key.
+    pub fn remove(key: &str) -> Result<(), Error> {
+        host(|host| host.state.remove(key));
+        Ok(())
+    }
+
+    fn insert(host: &mut Host, key: &str, value: &str, ttl_secs: Option<u32>) -> Result<(), Error> {
+        match (key.len(), value.len(), host.state.len()) {
+            (257.., _, _) => return Err(Error::KeyTooLong),
+            (_, 4097.., _) => return Err(Error::ValueTooLong),
+            (_, _, 10_000..) if !host.state.contains_key(key) => return Err(Error::TooManyKeys),
+            _ => {}
+        }
+        let end_ms = ttl_secs.map(|secs| host.now_ms + u64::from(secs) * 1000);
+        host.state.insert(key.to_owned(), Entry { value: value.to_owned(), end_ms });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{host, state};
+
+    #[test]
+    fn state_ends_when_its_time_is_over() {
+        assert_eq!(state::add("hits", 2, Some(10)), Ok(2));
+        assert_eq!(state::add("hits", -1, Some(10)), Ok(1));
+        assert_eq!(state::set_once("hits", "9", None), Ok("1".to_owned()));
+        host(|host| host.now_ms += 10_000);
+        assert_eq!(state::get("hits"), Ok(None));
+        assert_eq!(state::set_once("hits", "9", None), Ok("9".to_owned()));
+        assert_eq!(state::remove("hits"), Ok(()));
+        assert_eq!(state::get("hits"), Ok(None));
+        assert_eq!(state::set(&"k".repeat(257), "", None), Err(state::Error::KeyTooLong));
+    }
+}
