@@ -21,7 +21,7 @@ use crate::oci::{Attempt, Digest, Place};
 /// Chunks that may wait between the network and the disk; with hyper's chunks of at most 64 KiB about 1 MiB a fill.
 const QUEUE: usize = 16;
 /// How much a reader takes at a time. Units: bytes.
-const READ: u64 = 256 << 10;
+const READ: u64 = 128 << 10;
 
 /// What is known of a blob before its first byte.
 #[derive(Clone, Debug)]
@@ -268,7 +268,7 @@ impl Follower {
 
     /// Reads from `start` to before `end` (none: to the end), as the bytes come.
     pub fn read(self, start: u64, end: Option<u64>) -> Chunks {
-        let reading = Reading { follower: self, file: None, at: start, end };
+        let reading = Reading { follower: self, chunker: None, at: start, end };
         Box::pin(try_unfold(
             reading,
             |mut reading| async move { Ok(reading.next().await?.map(|chunk| (chunk, reading))) },
@@ -278,8 +278,8 @@ impl Follower {
 
 struct Reading {
     follower: Follower,
-    /// The file that it began with.
-    file: Option<Arc<File>>,
+    /// Reads the file that it began with.
+    chunker: Option<Chunker>,
     at: u64,
     end: Option<u64>,
 }
@@ -290,9 +290,9 @@ impl Reading {
         loop {
             let (available, done) = {
                 let progress = self.follower.progress.borrow_and_update();
-                match (&self.file, &progress.file) {
-                    (None, Some(file)) => self.file = Some(file.clone()),
-                    (Some(mine), Some(file)) if !Arc::ptr_eq(mine, file) => {
+                match (&self.chunker, &progress.file) {
+                    (None, Some(file)) => self.chunker = Some(Chunker::new(file.clone())),
+                    (Some(mine), Some(file)) if !Arc::ptr_eq(&mine.file, file) => {
                         return short("the first source sent wrong bytes");
                     }
                     _ => {}
@@ -303,8 +303,8 @@ impl Reading {
                 (progress.available, matches!(progress.state, State::Done))
             };
             let until = self.end.map_or(available, |end| end.min(available));
-            if let Some(file) = self.file.as_ref().filter(|_| self.at < until) {
-                let chunk = read_at(file.clone(), self.at, until.min(self.at + READ)).await?;
+            if let Some(chunker) = self.chunker.as_mut().filter(|_| self.at < until) {
+                let chunk = chunker.read(self.at, until).await?;
                 self.at += chunk.len() as u64;
                 return Ok(Some(chunk));
             }
@@ -323,24 +323,49 @@ impl Reading {
 
 /// Reads a file that is whole, from `start` to before `end`.
 pub fn read_file(file: File, start: u64, end: u64) -> Chunks {
-    Box::pin(try_unfold((Arc::new(file), start), move |(file, at)| async move {
+    Box::pin(try_unfold((Chunker::new(file.into()), start), move |(mut chunker, at)| async move {
         if at >= end {
             return Ok(None);
         }
-        let chunk = read_at(file.clone(), at, end.min(at + READ)).await?;
+        let chunk = chunker.read(at, end).await?;
         let next = at + chunk.len() as u64;
-        Ok(Some((chunk, (file, next))))
+        Ok(Some((chunk, (chunker, next))))
     }))
 }
 
-async fn read_at(file: Arc<File>, start: u64, end: u64) -> Result<Bytes, Short> {
-    let length = usize::try_from(end - start).expect("at most READ");
-    let read = blocking(move || {
-        let mut buffer = vec![0; length];
-        file.read_exact_at(&mut buffer, start)?;
-        Ok(buffer)
-    });
-    read.await.map(Bytes::from).map_err(|err| Short(format!("the cached file cannot be read: {err}")))
+/// Reads a file chunk by chunk, into the same memory as soon as the chunk before has been sent.
+struct Chunker {
+    file: Arc<File>,
+    last: Bytes,
+}
+
+impl Chunker {
+    fn new(file: Arc<File>) -> Self {
+        Self { file, last: Bytes::new() }
+    }
+
+    /// The bytes from `start` on, at most up to `end`, and at least one.
+    async fn read(&mut self, start: u64, end: u64) -> Result<Bytes, Short> {
+        let length = usize::try_from((end - start).min(READ)).expect("at most READ");
+        let file = self.file.clone();
+        let mut buffer = match std::mem::take(&mut self.last).try_into_mut() {
+            Ok(mut sent) => {
+                sent.clear();
+                Vec::from(sent)
+            }
+            Err(_) => Vec::new(),
+        };
+        let read = blocking(move || {
+            buffer.reserve_exact(length);
+            let read = rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut buffer), start)?;
+            // The memory may hold more than was asked for, and the file more than may be released.
+            buffer.truncate(length);
+            if read == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(buffer) }
+        });
+        self.last =
+            read.await.map(Bytes::from).map_err(|err| Short(format!("the cached file cannot be read: {err}")))?;
+        Ok(self.last.clone())
+    }
 }
 
 /// Runs what blocks where it may.

@@ -193,13 +193,12 @@ impl Plugin {
         deadline: Duration,
     ) -> Result<Answer, CallError> {
         let _running = self.engine.run();
-        let called = tokio::time::timeout(deadline + BEYOND_DEADLINE, async {
+        let called = tokio::time::timeout(deadline + CHECK_DEADLINE + BEYOND_DEADLINE, async {
             let mut warm = match self.take_idle() {
                 Some(warm) => warm,
-                None => self.instantiate().await?,
+                None => self.warm_up(hook).await?,
             };
-            let ticks = u32::try_from(deadline.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX);
-            warm.begin(question, ticks);
+            warm.begin(question, ticks(deadline));
             let answer = warm.run(hook).await.map_err(|err| call_error(&err, deadline))?;
             warm.store.data_mut().end();
             warm.calls += 1;
@@ -207,6 +206,18 @@ impl Plugin {
             Ok(answer)
         });
         called.await.unwrap_or(Err(CallError::Deadline(deadline)))
+    }
+
+    /// A new instance that has read its configuration, which may take longer than a call may.
+    async fn warm_up(&self, hook: &Hook<'_>) -> Result<Warm, CallError> {
+        let mut warm = self.instantiate().await?;
+        if warm.lifecycle.is_some() && !matches!(hook, Hook::Check) {
+            warm.store.data_mut().begin_quietly(ticks(CHECK_DEADLINE));
+            warm.store.set_epoch_deadline(1);
+            warm.run(&Hook::Check).await.map_err(|err| call_error(&err, CHECK_DEADLINE))?;
+            warm.store.data_mut().end();
+        }
+        Ok(warm)
     }
 
     fn take_idle(&self) -> Option<Warm> {
@@ -243,7 +254,7 @@ impl Plugin {
         });
         let deadline = self.settings.deadline.max(CHECK_DEADLINE);
         store.set_epoch_deadline(1);
-        store.data_mut().begin(None, u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX));
+        store.data_mut().begin(None, ticks(deadline));
         let trap = |err: wasmtime::Error| call_error(&err, deadline);
         let instance = self.pre.instantiate_async(&mut store).await.map_err(trap)?;
         let hooks = &self.hooks;
@@ -282,6 +293,10 @@ impl Warm {
             }
         })
     }
+}
+
+fn ticks(deadline: Duration) -> u32 {
+    u32::try_from(deadline.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX)
 }
 
 /// `{error}` alone says only where it happened: the trap, and the root of it, say what.
