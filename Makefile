@@ -15,7 +15,7 @@ help:
 	@echo 'make bench     measure what one decision of a plugin costs'
 
 build:
-	cargo build --release --locked
+	cargo build --release --locked -p tidegate
 
 plugins:
 	plugins/build
@@ -23,7 +23,7 @@ plugins:
 test:
 	.ci/setup
 	plugins/build
-	cargo build --release --locked
+	cargo build --release --locked -p tidegate
 	cargo test --release --workspace --locked
 	cd plugins && cargo test --locked
 

@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(said(403, "TEAPOT", "no").code, Code::Denied);
         assert_eq!(said(403, "", "no\r\nSet-Cookie: x").message, "no  Set-Cookie: x");
         assert!(said(403, "", &"é".repeat(5000)).message.len() <= MESSAGE_MAX);
-        assert_eq!(said(403, "", "").retry_after, Some(Duration::from_secs(86_400)));
+        assert_eq!(said(403, "", "").retry_after, Some(Duration::from_hours(24)));
         let pull = Pull {
             place: Place {
                 registry: Registry::parse("docker.io").expect("a registry"),

@@ -243,6 +243,8 @@ impl Plugin {
     }
 
     async fn instantiate(&self) -> Result<Warm, CallError> {
+        // Guest code runs here too: a start function may loop.
+        let _running = self.engine.run();
         let slot = tokio::time::timeout(SLOT_WAIT, self.engine.slots.clone().acquire_owned()).await;
         let slot = slot.ok().and_then(Result::ok).ok_or(CallError::Busy)?;
         let mut store = Store::new(&self.engine.wasmtime, Guest::new(self.shared.clone(), self.settings.memory_bytes));

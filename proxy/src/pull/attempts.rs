@@ -136,9 +136,11 @@ impl<'a> Attempts<'a> {
     ) -> After {
         let (candidate, started) = tried;
         self.note(&candidate, failure, started, bytes, retry_after);
-        if bytes >= WORTH_IT {
-            // A transfer that makes progress may go on for as long as it does.
+        if bytes > 0 {
+            // The time runs until headers come; a transfer that had begun has had its own.
             self.deadline = Instant::now() + ALL_ATTEMPTS;
+        }
+        if bytes >= WORTH_IT {
             self.extra_left = EXTRA_MAX;
         }
         let remaining: Vec<Candidate> = self.remaining.iter().cloned().collect();
@@ -192,16 +194,15 @@ impl<'a> Attempts<'a> {
     ) {
         let duration = started.elapsed();
         let Place { registry, repository } = &candidate.place;
-        tracing::info!(
-            request = self.routed.question().facts.id,
-            %registry,
-            %repository,
-            pull = %self.routed.question().pull,
-            reason = %failure,
-            bytes,
-            elapsed_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX),
-            "upstream attempt failed"
-        );
+        let request = self.routed.question().facts.id.as_str();
+        let pull = &self.routed.question().pull;
+        let elapsed_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        // That a mirror does not have something is no fault.
+        if failure == Failure::Status(404) {
+            tracing::info!(request, %registry, %repository, %pull, reason = %failure, elapsed_ms, "upstream attempt failed");
+        } else {
+            tracing::warn!(request, %registry, %repository, %pull, reason = %failure, bytes, elapsed_ms, "upstream attempt failed");
+        }
         self.failed.push(Attempt { candidate: candidate.clone(), failure, duration, bytes, retry_after });
     }
 }

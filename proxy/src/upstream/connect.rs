@@ -28,6 +28,9 @@ const IDLE: Duration = Duration::from_secs(30);
 /// Idle connections kept for one host.
 const IDLE_PER_HOST: usize = 16;
 
+/// Largest chunk of a body that hyper hands on at once, which bounds what a queue of them holds. Units: bytes.
+const CHUNK_MAX: usize = 64 << 10;
+
 /// A client for requests without a body.
 pub(super) type Http = Client<HttpsConnector<HttpConnector<Resolver>>, Empty<Bytes>>;
 
@@ -89,6 +92,7 @@ fn client(tls: rustls::ClientConfig, resolver: Resolver) -> Http {
         .pool_timer(TokioTimer::new())
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(IDLE_PER_HOST)
+        .http1_max_buf_size(CHUNK_MAX)
         .build(https)
 }
 
