@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::try_unfold;
@@ -20,6 +21,10 @@ use crate::oci::{Attempt, Digest, Place};
 
 /// Chunks that may wait between the network and the disk; with hyper's chunks of at most 64 KiB about 1 MiB a fill.
 const QUEUE: usize = 16;
+/// A blob up to this size is small: configurations, signatures, and pages of error. Units: bytes.
+const SMALL: u64 = 128 << 10;
+/// How long a small blob is waited for.
+const SMALL_WAIT: Duration = Duration::from_secs(5);
 /// How much a reader takes at a time. Units: bytes.
 const READ: u64 = 128 << 10;
 
@@ -247,15 +252,22 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Waits until it is known what is coming, or that nothing is.
+    /// Waits until it is known what is coming, or that nothing is. A small blob is waited for whole: what is wrong with
+    /// it then shows while another upstream, or a status, can still tell the client.
     ///
     /// # Cancel safety
     /// Safe: nothing is lost.
     pub async fn head(&mut self) -> Result<Head, FillEnd> {
-        let known = self
-            .progress
-            .wait_for(|progress| progress.head.is_some() || !matches!(progress.state, State::Running))
-            .await;
+        let ended = |progress: &Progress| !matches!(progress.state, State::Running);
+        let small = |progress: &Progress| {
+            progress.head.as_ref().is_some_and(|head| head.size.is_some_and(|size| size <= SMALL))
+        };
+        let waited = async {
+            let whole = |progress: &Progress| ended(progress) || (progress.head.is_some() && !small(progress));
+            let _ = self.progress.wait_for(whole).await;
+        };
+        let _ = tokio::time::timeout(SMALL_WAIT, waited).await;
+        let known = self.progress.wait_for(|progress| ended(progress) || progress.head.is_some()).await;
         let Ok(progress) = known else {
             return Err(FillEnd::Abandoned);
         };

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ const GRACE: Duration = Duration::from_secs(30);
 pub(super) async fn serve(config: Arc<Config>) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    raise_descriptor_limit();
     let metrics = Arc::new(Metrics::default());
     let cache = Cache::open(&config.cache.dir, metrics.clone())?;
     // The addresses before the plugins: a second process must not compile for seconds to find that it is one too many.
@@ -76,6 +78,15 @@ pub(super) async fn serve(config: Arc<Config>) -> anyhow::Result<ExitCode> {
     tokio::task::spawn_blocking(move || flushed.plugins.flush()).await?;
     tracing::info!("ended");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Each client, each upstream and each open blob takes a descriptor: the limit of most shells, 1024, is too few.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    if let Err(err) = raised {
+        tracing::warn!(error = %err, "the limit of open files cannot be raised");
+    }
 }
 
 async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {

@@ -17,10 +17,12 @@ const ALL_ATTEMPTS: Duration = Duration::from_secs(20);
 const EXTRA_MAX: u32 = 3;
 /// A broken transfer that brought so much costs none of them. Units: bytes.
 const WORTH_IT: u64 = 1 << 20;
-/// Longest wait that a plugin may ask for.
+/// Longest wait that a plugin or a registry may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long to wait before a broken transfer is resumed at the same candidate.
 const RESUME_WAIT: Duration = Duration::from_millis(100);
+/// How long to wait for a registry that has had enough, and does not say for how long.
+const BUSY_WAIT: Duration = Duration::from_secs(1);
 
 /// What is asked of each candidate.
 #[derive(Clone, Copy)]
@@ -162,7 +164,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// The host's own rule: the next candidate; with none left, a transfer that had begun is resumed where it broke.
+    /// The host's own rule: the next candidate; with none left, the same one where that may mend it.
     async fn next(&mut self, candidate: Candidate, bytes: u64) -> After {
         if Instant::now() >= self.deadline {
             return After::End(Ending::Exhausted);
@@ -170,12 +172,33 @@ impl<'a> Attempts<'a> {
         if let Some(next) = self.remaining.pop_front() {
             return After::Try(next);
         }
-        let digest_was_wrong = self.failed.last().is_some_and(|last| last.failure == Failure::DigestMismatch);
-        if bytes > 0 && !digest_was_wrong && self.spend_extra() {
-            tokio::time::sleep(RESUME_WAIT).await;
-            return After::Try(candidate);
+        let Some(wait) = self.mends_after(bytes).filter(|wait| Instant::now() + *wait < self.deadline) else {
+            return After::End(Ending::Exhausted);
+        };
+        if !self.spend_extra() {
+            return After::End(Ending::Exhausted);
         }
-        After::End(Ending::Exhausted)
+        tokio::time::sleep(wait).await;
+        After::Try(candidate)
+    }
+
+    /// When the last failure may have mended itself: a transfer that broke is resumed where it broke, and a registry
+    /// that asks for a short wait gets it, since clients would come again at once. None: trying again is of no use.
+    fn mends_after(&self, bytes: u64) -> Option<Duration> {
+        let last = self.failed.last()?;
+        match &last.failure {
+            Failure::DigestMismatch => None,
+            Failure::Truncated => Some(RESUME_WAIT),
+            Failure::Status(429) if !self.has_stale => {
+                Some(last.retry_after.unwrap_or(BUSY_WAIT)).filter(|wait| *wait <= WAIT_MAX)
+            }
+            Failure::Connect(_)
+            | Failure::Tls(_)
+            | Failure::Timeout
+            | Failure::Status(_)
+            | Failure::Auth { .. }
+            | Failure::Other(_) => (bytes > 0).then_some(RESUME_WAIT),
+        }
     }
 
     fn spend_extra(&mut self) -> bool {
