@@ -92,6 +92,11 @@ impl Cache {
         self.read(move |store| Ok(store.open_blob(&digest)?.map(|(_, size)| size))).await
     }
 
+    /// Whether a blob can be served from here, where `place` was seen to hold it: it is kept, or just being kept.
+    pub async fn has_blob(&self, place: &Place, digest: Digest) -> bool {
+        self.fills.has_brought(place, digest) || self.blob(place, digest).await.is_some()
+    }
+
     /// Whether `place` was seen to hold a digest, kept here or not.
     pub async fn holds(&self, place: &Place, digest: Digest) -> bool {
         let place = place.clone();

@@ -100,7 +100,12 @@ fn print(explanation: &Explanation, who: &str) {
                 match &upstream.address {
                     Some(address) => println!("  {}. {}  ({address})", at + 1, upstream.place),
                     None => {
-                        println!("  {}. {}  (not in the configuration: it would be skipped)", at + 1, upstream.place);
+                        println!(
+                            "  {}. {}  (skipped: to reach it, add to tidegate.toml the line [registries.\"{}\"])",
+                            at + 1,
+                            upstream.place,
+                            upstream.registry
+                        );
                     }
                 }
             }

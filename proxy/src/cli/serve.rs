@@ -70,6 +70,7 @@ pub(super) async fn serve(config: Arc<Config>) -> anyhow::Result<ExitCode> {
     if let Some(admin) = admin {
         admin.await?;
     }
+    core.stop().await;
     stop.cancel();
     if let Some(watching) = watching {
         watching.await?;

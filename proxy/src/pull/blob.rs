@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use super::attempts::{After, Attempts, Ending, Wanted};
 use super::error::{Cause, Error};
@@ -50,7 +51,7 @@ impl Routed {
                     }
                     let (tell, told) = oneshot::channel();
                     let leading = self.clone();
-                    self.core().fills.spawn(async move { leading.lead(leader, tell).await });
+                    self.core().fills.spawn(async move { Box::pin(leading.lead(leader, tell)).await });
                     (follower, Some(told))
                 }
                 Role::Follower(follower) => {
@@ -147,17 +148,20 @@ impl Routed {
         while let Some(candidate) = next.take() {
             let from = transfer.written();
             let wanted = Wanted { resource: &resource, query: "", method: Method::Get, accept: "*/*", from };
-            let tried = attempts.fetch(candidate, wanted).await;
+            let stopping = &self.core().stopping;
+            let Some(tried) = stopping.run_until_cancelled(attempts.fetch(candidate, wanted)).await else { return };
             let (failure, retry_after) = match tried.result {
                 Err(refused) => (refused.failure, refused.retry_after),
-                Ok(answer) => match transfer.take(&tried.candidate, answer).await {
+                Ok(answer) => match transfer.take(&tried.candidate, answer, stopping).await {
                     Ok(size) => {
                         let link = Link { media_type: transfer.media_type, size };
                         self.core().cache.put_link(&tried.candidate.place, digest, link).await;
                         self.count("ok");
+                        tracing::debug!(%digest, size_bytes = size, place = %tried.candidate.place, "blob cached");
                         return;
                     }
                     Err(Broken::Upstream(failure)) => (failure, None),
+                    Err(Broken::Stopped) => return,
                     Err(Broken::Cache(err, rest)) => {
                         self.core().cache.report(&err);
                         self.count("failed");
@@ -171,7 +175,9 @@ impl Routed {
                 },
             };
             let brought = transfer.written().saturating_sub(from);
-            match attempts.after((tried.candidate, tried.started), failure, brought, retry_after).await {
+            let after = attempts.after((tried.candidate, tried.started), failure, brought, retry_after);
+            let Some(after) = stopping.run_until_cancelled(after).await else { return };
+            match after {
                 After::Try(candidate) => next = Some(candidate),
                 After::End(end) => ending = end,
             }
@@ -264,6 +270,8 @@ struct Transfer<'a> {
 enum Broken {
     /// The upstream.
     Upstream(Failure),
+    /// The program ends.
+    Stopped,
     /// The cache; where no byte was taken yet, the answer is whole and can be handed on.
     Cache(std::io::Error, Option<Box<upstream::Answer>>),
 }
@@ -274,7 +282,12 @@ impl Transfer<'_> {
     }
 
     /// Takes all that an answer brings, and finishes the fill when it was the last. Gives the size.
-    async fn take(&mut self, candidate: &Candidate, answer: upstream::Answer) -> Result<u64, Broken> {
+    async fn take(
+        &mut self,
+        candidate: &Candidate,
+        answer: upstream::Answer,
+        stopping: &CancellationToken,
+    ) -> Result<u64, Broken> {
         let from = self.written();
         let mut skip = resumes_at(&answer, from).map_err(Broken::Upstream)?;
         if self.writer.is_none() {
@@ -289,7 +302,7 @@ impl Transfer<'_> {
         }
         let Some(writer) = &mut self.writer else { return Err(Broken::Upstream(Failure::Truncated)) };
         let mut stream = answer.stream();
-        while let Some(chunk) = stream.next().await {
+        while let Some(chunk) = stopping.run_until_cancelled(stream.next()).await.ok_or(Broken::Stopped)? {
             let mut chunk = chunk.map_err(Broken::Upstream)?;
             let skipped = skip.min(chunk.len() as u64);
             skip -= skipped;

@@ -163,7 +163,7 @@ impl Routed {
     async fn is_complete(&self, place: &Place, manifest: &Manifest) -> bool {
         let Ok(blobs) = parse_blobs(&manifest.bytes, &manifest.media_type) else { return false };
         for digest in blobs {
-            if self.core().cache.blob(place, digest).await.is_none() {
+            if !self.core().cache.has_blob(place, digest).await {
                 tracing::info!(pull = %self.pull(), %digest, "a cached manifest is not served: this blob of it is not cached");
                 return false;
             }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OnceCell, Semaphore};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use error::{Cause, Error};
@@ -45,7 +46,8 @@ pub struct Core {
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Fills under way: they outlive the requests that began them.
-    pub fills: TaskTracker,
+    fills: TaskTracker,
+    stopping: CancellationToken,
     passing: Arc<Semaphore>,
 }
 
@@ -117,7 +119,16 @@ impl Core {
         metrics: Arc<Metrics>,
     ) -> Self {
         let passing = Arc::new(Semaphore::new(PASSING_MAX));
-        Self { config, plugins, cache, upstreams, metrics, fills: TaskTracker::new(), passing }
+        let (fills, stopping) = (TaskTracker::new(), CancellationToken::new());
+        Self { config, plugins, cache, upstreams, metrics, fills, stopping, passing }
+    }
+
+    /// Ends the fills that still bring bytes, and waits for those that have brought them all: what a client has got
+    /// whole is kept.
+    pub async fn stop(&self) {
+        self.stopping.cancel();
+        self.fills.close();
+        self.fills.wait().await;
     }
 }
 

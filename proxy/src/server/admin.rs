@@ -42,6 +42,8 @@ pub struct Decision {
 pub struct Upstream {
     /// Registry and repository.
     pub place: String,
+    /// The registry alone.
+    pub registry: String,
     /// Its address; none where the configuration does not know the registry.
     pub address: Option<String>,
 }
@@ -105,6 +107,7 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
     });
     let upstream = |place: &Place| Upstream {
         place: place.to_string(),
+        registry: place.registry.to_string(),
         address: core.config.reach(&place.registry).map(|reach| reach.url.to_string()),
     };
     let upstreams =

@@ -1,0 +1,63 @@
+//! Docker Engine, with the classic image store: `registry-mirrors`, so neither `ns` nor a host in the path.
+
+use std::fs;
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use super::{Client, digest, output};
+use crate::HANG;
+use crate::process::{Process, offline};
+
+/// A daemon of its own, which starts a containerd of its own.
+#[derive(Debug)]
+pub struct Docker {
+    daemon: Process,
+    folder: TempDir,
+}
+
+impl Docker {
+    /// Starts the daemon.
+    pub fn start(mirror: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        // Not the machine's own configuration.
+        fs::write(at("daemon.json"), "{}").unwrap();
+        let daemon = Process::start(
+            offline(&mut Command::new("dockerd"))
+                .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
+                .args(["--config-file", &at("daemon.json"), "--host", &format!("unix://{}", at("socket"))])
+                .args(["--storage-driver=vfs", "--bridge=none", "--iptables=false", "--ip6tables=false"])
+                .arg(format!("--registry-mirror=http://{mirror}")),
+        );
+        let ready = daemon.err.wait(0, HANG, |line| line.contains("API listen on").then_some(()));
+        assert!(ready.is_some(), "dockerd does not come up:\n{}", daemon.log());
+        Self { daemon, folder }
+    }
+
+    /// What the daemon logs: the answers of a mirror stand only there.
+    pub fn log(&self) -> String {
+        self.daemon.log()
+    }
+
+    fn docker(&self, arguments: &[&str]) -> Result<String, String> {
+        let socket = format!("unix://{}", self.folder.path().join("socket").display());
+        let configuration = self.folder.path().join("cli");
+        output(Command::new("docker").arg("--config").arg(configuration).args(["--host", &socket]).args(arguments))
+    }
+}
+
+impl Client for Docker {
+    fn name(&self) -> &'static str {
+        "docker"
+    }
+
+    fn pull(&self, image: &str) -> Result<String, String> {
+        self.docker(&["pull", image]).map_err(|text| format!("{text}\n{}", self.log()))?;
+        digest(&self.docker(&["image", "inspect", "--format", "{{index .RepoDigests 0}}", image])?)
+    }
+
+    fn remove(&self, image: &str) {
+        self.docker(&["image", "rm", "--force", image]).unwrap_or_else(|error| panic!("{error}"));
+    }
+}

@@ -1,0 +1,60 @@
+//! The clients that people use, each with folders of its own.
+
+mod containerd;
+mod docker;
+mod podman;
+mod skopeo;
+
+use std::process::Command;
+
+pub use containerd::Containerd;
+pub use docker::Docker;
+pub use podman::Podman;
+pub use skopeo::Skopeo;
+
+use crate::process::run;
+
+/// A client that pulls images of docker.io through a mirror.
+pub trait Client: Send + Sync {
+    /// What people call it.
+    fn name(&self) -> &'static str;
+
+    /// Pulls an image such as `library/alpine:3`. Gives the digest of its manifest, else what the client printed.
+    fn pull(&self, image: &str) -> Result<String, String>;
+
+    /// Forgets an image and all its content, so that the next pull is a real one.
+    fn remove(&self, image: &str);
+}
+
+/// Sets up a client for a mirror (host and port).
+pub type SetUp = fn(&str) -> Box<dyn Client>;
+
+/// Docker, containerd, Podman and Skopeo.
+pub const ALL: [SetUp; 4] = [
+    |mirror| Box::new(Docker::start(mirror)),
+    |mirror| Box::new(Containerd::start(mirror)),
+    |mirror| Box::new(Podman::new(mirror)),
+    |mirror| Box::new(Skopeo::new(mirror)),
+];
+
+/// All of them, pointed at one mirror.
+pub fn all(mirror: &str) -> Vec<Box<dyn Client>> {
+    ALL.iter().map(|set_up| set_up(mirror)).collect()
+}
+
+/// Runs a command. Gives its standard output, or everything that it printed when it failed.
+fn output(command: &mut Command) -> Result<String, String> {
+    let output = run(command);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    if output.status.success() {
+        Ok(text(&output.stdout))
+    } else {
+        Err(format!("{}\n{}", text(&output.stdout), text(&output.stderr)))
+    }
+}
+
+/// The digest in a text such as `docker.io/library/alpine@sha256:...`.
+fn digest(text: &str) -> Result<String, String> {
+    let start = text.find("sha256:").ok_or_else(|| format!("no digest in {text:?}"))?;
+    Ok(text[start..].chars().take_while(|sign| *sign == ':' || sign.is_ascii_alphanumeric()).collect())
+}

@@ -1,0 +1,52 @@
+//! The harness: the real program, real registries and real clients, and a registry that can misbehave.
+//!
+//! Nothing here knows the program's library: it is driven as an operator drives it, through files, processes and
+//! sockets. In reading order: bytes (`content`, `image`), processes (`lines`, `process`), the program (`program`,
+//! `site`, `proxy`, `plugins`, `guests`), upstreams (`registry`, `fake`) and clients (`http`, `clients`).
+
+pub mod clients;
+pub mod content;
+pub mod fake;
+pub mod gate;
+pub mod guests;
+pub mod http;
+pub mod image;
+pub mod lines;
+pub mod plugins;
+pub mod process;
+pub mod program;
+pub mod proxy;
+pub mod registry;
+pub mod site;
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long a test waits for something that it is sure to see: no figure, a guard against hanging.
+pub const HANG: Duration = Duration::from_mins(1);
+
+/// A loopback address that no other server of this run has, so that a stopped server finds its port free again.
+pub fn own_address() -> Ipv4Addr {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    let [_, high, low, _] = (NEXT.fetch_add(1, Ordering::Relaxed) << 8).to_be_bytes();
+    Ipv4Addr::new(127, 77, high, low)
+}
+
+/// Looks again and again until something holds: for what the program does after it has answered, such as the rename
+/// of a file whose last byte is out.
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + HANG;
+    while !holds() {
+        assert!(Instant::now() < end, "not within {HANG:?}: {what}");
+        thread::yield_now();
+    }
+}
+
+/// Held by tests that measure memory or move gigabytes: they run one at a time.
+pub fn heavy() -> MutexGuard<'static, ()> {
+    static HEAVY: Mutex<()> = Mutex::new(());
+    HEAVY.lock().unwrap_or_else(PoisonError::into_inner)
+}

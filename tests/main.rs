@@ -1,0 +1,97 @@
+//! What Tidegate must show, seen from outside: one file a theme.
+
+mod architecture;
+mod cli;
+mod faults;
+mod input;
+mod instruments;
+mod plugins;
+mod policy;
+mod pulls;
+mod ranges;
+mod reload;
+mod streaming;
+mod upstreams;
+
+use tidegate_tests::content::sha256;
+use tidegate_tests::eventually;
+use tidegate_tests::fake::Fake;
+use tidegate_tests::http::{Answer, End};
+use tidegate_tests::image::Image;
+use tidegate_tests::proxy::Proxy;
+use tidegate_tests::site::Site;
+
+/// Path of the manifest that most tests ask for, as Docker asks for it.
+const APP: &str = "/v2/library/app/manifests/1";
+
+/// A fake docker.io that holds `library/app:1`.
+fn fake_with_app() -> (Fake, Image) {
+    let fake = Fake::start();
+    let image = Image::small("app");
+    fake.put_image(&image, "library/app:1");
+    (fake, image)
+}
+
+/// A fake docker.io that holds `library/app:1`, and a proxy in front of it, without plugins.
+fn proxied() -> (Fake, Image, Proxy) {
+    let (fake, image) = fake_with_app();
+    let proxy = Site::of(&fake.url()).start();
+    (fake, image, proxy)
+}
+
+/// Path of a blob in `library/app`.
+fn app_blob(digest: &str) -> String {
+    format!("/v2/library/app/blobs/{digest}")
+}
+
+/// What a plugin says when it denies the request for the app; empty when it is allowed.
+fn denial(proxy: &Proxy) -> String {
+    let answer = proxy.get(APP).fetch();
+    match answer.status {
+        200 => String::new(),
+        403 => {
+            assert_eq!(answer.code(), "DENIED");
+            let message = answer.message();
+            // The host adds the name of the plugin.
+            let (said, by) = message.rsplit_once(" (policy ").expect("it names the plugin that denies");
+            assert!(by.ends_with(')'), "{message}");
+            said.to_owned()
+        }
+        status => panic!("status {status}: {}", answer.text()),
+    }
+}
+
+/// Fails unless an answer is a whole body of a digest.
+#[track_caller]
+fn assert_whole(answer: &Answer, digest: &str) {
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(answer.end, End::Whole, "after {} bytes", answer.body.len());
+    assert_eq!(sha256(&answer.body), digest);
+}
+
+/// Fails when a client could take an answer for a whole body that is not of a digest.
+#[track_caller]
+fn assert_never_wrong(answer: &Answer, digest: &str) {
+    let whole = answer.status == 200 && answer.end == End::Whole;
+    assert!(!whole || sha256(&answer.body) == digest, "a whole body of {} wrong bytes", answer.body.len());
+}
+
+/// Pulls the app, and waits until all of it is cached: the last byte of a blob is out before its file is renamed.
+#[track_caller]
+fn assert_caches(proxy: &Proxy, image: &Image) {
+    assert_pulls(proxy, image);
+    for blob in &image.blobs {
+        let path = proxy.site().blob_path(&sha256(blob));
+        eventually("the blob is cached", || path.exists());
+    }
+}
+
+/// Pulls the app piece by piece, as a client does, and fails unless everything is right.
+#[track_caller]
+fn assert_pulls(proxy: &Proxy, image: &Image) {
+    assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    for blob in &image.blobs {
+        let digest = sha256(blob);
+        assert_whole(&proxy.get(&app_blob(&digest)).fetch(), &digest);
+    }
+}
