@@ -1,6 +1,8 @@
 //! Upstreams that lie, break off, stall or refuse, and a proxy that is killed.
 
 use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
 use std::thread;
 
 use tidegate_tests::content::{Content, sha256};
@@ -12,7 +14,7 @@ use tidegate_tests::image::Image;
 use tidegate_tests::proxy::Proxy;
 use tidegate_tests::site::Site;
 
-use crate::{APP, assert_never_wrong, assert_pulls, assert_whole, proxied};
+use crate::{APP, assert_caches, assert_never_wrong, assert_pulls, assert_whole, fake_with_app, proxied};
 
 const SIZE: u64 = 3_000_000;
 
@@ -341,4 +343,43 @@ fn an_upstream_that_is_down_at_the_start_is_found_when_it_comes() {
     assert!(matches!(answer.status, 502..=504), "{}", answer.status);
     fake.restart();
     assert_pulls(&proxy, &image);
+}
+
+/// A small file system of its own under a folder, for as long as this lives.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn mount(folder: PathBuf, size: &str) -> Self {
+        fs::create_dir_all(&folder).unwrap();
+        let options = format!("size={size}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&folder).status();
+        assert!(mounted.unwrap().success(), "a small disk is mounted as root");
+        Self(folder)
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn i7_a_full_disk_fails_no_pull() {
+    let (fake, image) = fake_with_app();
+    let content = Content::noise(41, 3 * SIZE);
+    let path = fake.put_blob("library/app", content.clone());
+    let site = Site::of(&fake.url());
+    let _disk = SmallDisk::mount(site.path("cache"), "4m");
+    let proxy = site.start();
+    assert_whole(&proxy.get(&path).fetch(), &content.digest());
+    for answer in ask_eight_times(&proxy, &path) {
+        assert_whole(&answer, &content.digest());
+    }
+    // What comes past the cache is verified all the same.
+    fake.always(&path, Act::Lie(content.corrupted()));
+    assert_never_wrong(&proxy.get(&path).fetch(), &content.digest());
+    assert_eq!(site.blobs(), []);
+    // What fits is kept.
+    assert_caches(&proxy, &image);
 }

@@ -57,7 +57,7 @@ fn i4_sixteen_clients_of_a_cold_blob_share_one_transfer_and_have_its_first_byte_
     assert_eq!(fake.count("GET", &path), 1, "transfers");
     let site = proxy.site();
     eventually("the blob is cached", || site.blobs() == [(site.blob_path(&content.digest()), 256 * MIB)]);
-    eventually("nothing is left in staging", || site.staging() == []);
+    eventually("nothing is left in staging", || site.staging().is_empty());
 }
 
 #[test]

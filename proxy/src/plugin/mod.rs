@@ -16,6 +16,7 @@ mod reload;
 mod set;
 mod settings;
 mod state;
+mod watch;
 
 pub use compile::{VERB as COMPILE_VERB, run_compiler};
 pub use convert::Step;

@@ -10,30 +10,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use notify::event::{AccessKind, AccessMode, ModifyKind};
-use notify::{EventKind, RecursiveMode, Watcher};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::engine::Engine;
-use super::folder::{self, Fingerprint, Found, Listing, Version};
+use super::folder::{self, Found, Listing, Version};
 use super::instance::Plugin;
 use super::last_good::LastGood;
 use super::set::PluginSet;
 use super::state::States;
+use super::watch::{Ear, SETTLE, Sightings, watch};
 use crate::config::{OnLoadError, Plugins as Config};
 use crate::metrics::{Metrics, PluginLoad};
 
-/// Files that change within this time of each other are one version; as long must a fingerprint hold.
-const SETTLE: Duration = Duration::from_millis(100);
 /// Changes that never end are looked at after so long all the same.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// For how long a file may be gone, or empty, before that is meant.
 const GONE: Duration = Duration::from_secs(2);
 /// How often the folder is looked at when nothing is heard: file systems that tell nothing are read so.
 const POLL: Duration = Duration::from_secs(2);
-/// A file that was written but never closed counts as whole when it has not changed for so long.
-const NEVER_CLOSED: Duration = Duration::from_secs(30);
 /// How often the plugins' state is written.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -74,7 +68,7 @@ impl Plugins {
     /// All plugins that are bad.
     pub async fn load(config: &Config, program: PathBuf, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
         let Some(dir) = &config.dir else { return Ok(Self::none()) };
-        let mut loader = Loader::new(dir, config, States::new(None), None, program, metrics)?;
+        let mut loader = Loader::new(dir, States::new(None), None, program, metrics)?;
         loader.start(OnLoadError::Refuse).await?;
         Ok(Self { current: loader.current, states: loader.states })
     }
@@ -92,18 +86,12 @@ impl Plugins {
         let Some(dir) = &config.dir else { return Ok((Self::none(), None)) };
         let states = States::new(Some(config.state_dir.join("plugin-state")));
         let last_good = LastGood::new(&config.state_dir, dir);
-        let mut loader = Loader::new(dir, config, states, Some(last_good), program, metrics)?;
+        let mut loader = Loader::new(dir, states, Some(last_good), program, metrics)?;
         // Watched before it is read, so that no change is missed.
-        let (events, watcher) = watch(dir);
+        let ear = watch(dir);
         loader.start(config.on_load_error).await?;
         let plugins = Self { current: loader.current.clone(), states: loader.states.clone() };
-        Ok((
-            plugins,
-            Some(async move {
-                let _watcher = watcher;
-                loader.run(events, stop).await;
-            }),
-        ))
+        Ok((plugins, Some(loader.run(ear, stop))))
     }
 
     /// The set in effect now. A request takes it once.
@@ -117,62 +105,6 @@ impl Plugins {
     }
 }
 
-/// What was heard from the folder.
-enum Heard {
-    /// A file is being written.
-    Writing(PathBuf),
-    /// A file was closed by its writer, moved or removed.
-    Settled(PathBuf),
-    /// Something else: look.
-    Look,
-    /// Events were lost: nothing is known of who writes.
-    Lost,
-}
-
-fn watch(dir: &Path) -> (mpsc::Receiver<Heard>, Option<notify::RecommendedWatcher>) {
-    let (sender, receiver) = mpsc::channel(4096);
-    let hear = move |event: notify::Result<notify::Event>| {
-        let Ok(event) = event else {
-            let _ = sender.try_send(Heard::Lost);
-            return;
-        };
-        if event.need_rescan() {
-            let _ = sender.try_send(Heard::Lost);
-        }
-        for path in event.paths {
-            let heard = match event.kind {
-                EventKind::Modify(ModifyKind::Data(_)) => Heard::Writing(path),
-                EventKind::Access(AccessKind::Close(AccessMode::Write))
-                | EventKind::Modify(ModifyKind::Name(_))
-                | EventKind::Remove(_) => Heard::Settled(path),
-                EventKind::Access(_) => continue,
-                _ => Heard::Look,
-            };
-            // A full queue is of things to look at: the next look sees them all.
-            let _ = sender.try_send(heard);
-        }
-    };
-    let watcher = notify::recommended_watcher(hear).and_then(|mut watcher| {
-        watcher.watch(dir, RecursiveMode::Recursive)?;
-        Ok(watcher)
-    });
-    match watcher {
-        Ok(watcher) => (receiver, Some(watcher)),
-        Err(err) => {
-            tracing::warn!(folder = %dir.display(), error = %err, "the plugin folder cannot be watched; it is read every 2 s instead");
-            (receiver, None)
-        }
-    }
-}
-
-/// What is known of a file of the folder.
-struct Seen {
-    fingerprint: Fingerprint,
-    since: Instant,
-    /// Its writer has not closed it yet.
-    writing: bool,
-}
-
 struct Loader {
     dir: PathBuf,
     engine: Arc<Engine>,
@@ -180,7 +112,7 @@ struct Loader {
     last_good: Option<LastGood>,
     metrics: Arc<Metrics>,
     current: Arc<ArcSwap<PluginSet>>,
-    seen: HashMap<PathBuf, Seen>,
+    sightings: Sightings,
     /// Since when a plugin in effect has no file any more, or misses one that it has.
     missing: HashMap<String, Instant>,
     /// Versions that were refused, so that they are reported once.
@@ -203,7 +135,6 @@ enum Intent {
 impl Loader {
     fn new(
         dir: &Path,
-        _config: &Config,
         states: States,
         last_good: Option<LastGood>,
         program: PathBuf,
@@ -217,7 +148,7 @@ impl Loader {
             last_good,
             metrics: metrics.clone(),
             current: Arc::default(),
-            seen: HashMap::new(),
+            sightings: Sightings::default(),
             missing: HashMap::new(),
             refused: HashMap::new(),
             reported: HashSet::new(),
@@ -229,7 +160,7 @@ impl Loader {
         let folder = |source| StartError::Folder { dir: self.dir.clone(), source };
         let mut listing = folder::list(&self.dir).map_err(folder)?;
         // A file that is just being written is waited for.
-        while self.look(&listing, Instant::now()).is_some() {
+        while self.sightings.look(&listing, Instant::now()).is_some() {
             tokio::time::sleep(SETTLE).await;
             listing = folder::list(&self.dir).map_err(|source| StartError::Folder { dir: self.dir.clone(), source })?;
         }
@@ -273,7 +204,7 @@ impl Loader {
         Ok(())
     }
 
-    async fn run(mut self, mut events: mpsc::Receiver<Heard>, stop: CancellationToken) {
+    async fn run(mut self, mut ear: Ear, stop: CancellationToken) {
         let mut flush = tokio::time::interval(FLUSH);
         flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut first_change: Option<Instant> = None;
@@ -285,15 +216,15 @@ impl Loader {
                     let states = self.states.clone();
                     let _ = tokio::task::spawn_blocking(move || states.flush()).await;
                 }
-                Some(heard) = events.recv() => {
-                    self.hear(heard);
-                    while let Ok(heard) = events.try_recv() {
-                        self.hear(heard);
+                heard = ear.listen() => {
+                    self.sightings.hear(heard);
+                    while let Some(heard) = ear.listen_again() {
+                        self.sightings.hear(heard);
                     }
                     let now = Instant::now();
                     // Fingerprints are taken now, so that an equal one at the end of the wait is the second reading.
                     if let Ok(listing) = folder::list(&self.dir) {
-                        self.look(&listing, now);
+                        self.sightings.look(&listing, now);
                     }
                     let first = *first_change.get_or_insert(now);
                     wake = (now + SETTLE).min(first + SETTLE_MAX).max(now);
@@ -305,42 +236,6 @@ impl Loader {
                 }
             }
         }
-    }
-
-    fn hear(&mut self, heard: Heard) {
-        match heard {
-            Heard::Writing(path) => {
-                if let Some(fingerprint) = Fingerprint::of(&path) {
-                    self.seen.insert(path, Seen { fingerprint, since: Instant::now(), writing: true });
-                }
-            }
-            Heard::Settled(path) => {
-                if let Some(seen) = self.seen.get_mut(&path) {
-                    seen.writing = false;
-                }
-            }
-            Heard::Lost => self.seen.values_mut().for_each(|seen| seen.writing = false),
-            Heard::Look => {}
-        }
-    }
-
-    /// Takes fingerprints of all files. Gives the time until the last of them may count as whole; none when all do.
-    fn look(&mut self, listing: &Listing, now: Instant) -> Option<Duration> {
-        let mut wait = None;
-        let mut there = HashSet::new();
-        for path in listing.found.iter().flat_map(Found::paths) {
-            let Some(fingerprint) = Fingerprint::of(path) else { continue };
-            there.insert(path.clone());
-            let seen = self.seen.entry(path.clone()).or_insert(Seen { fingerprint, since: now, writing: false });
-            if seen.fingerprint != fingerprint {
-                *seen = Seen { fingerprint, since: now, writing: seen.writing };
-            }
-            if let Some(left) = seen.unsettled(now) {
-                wait = wait.max(Some(left));
-            }
-        }
-        self.seen.retain(|path, _| there.contains(path));
-        wait
     }
 
     /// Reads the folder and puts what is new and whole into effect. Gives when to look again, where that is known.
@@ -357,7 +252,7 @@ impl Loader {
                 return None;
             }
         };
-        let mut again = self.look(&listing, now);
+        let mut again = self.sightings.look(&listing, now);
         let before = self.current.load_full();
         let mut changed = false;
         let mut plugins: Vec<Arc<Plugin>> = Vec::new();
@@ -407,9 +302,7 @@ impl Loader {
 
     /// What the files of one plugin mean now.
     async fn intend(&mut self, found: &Found, live: Option<&Version>, now: Instant) -> Intent {
-        let mut unsettled =
-            found.paths().filter_map(|path| self.seen.get(path)).filter(|seen| seen.unsettled(now).is_some());
-        if unsettled.next().is_some() {
+        if !self.sightings.are_settled(found, now) {
             return Intent::Hold;
         }
         // Gone or empty for a moment is how many programs replace a file.
@@ -417,9 +310,6 @@ impl Loader {
             live.config.iter().any(|file| !found.config.contains_key(&file.name))
                 || (live.settings.is_some() && found.settings.is_none())
         });
-        let empty = found
-            .paths()
-            .any(|path| self.seen.get(path).is_some_and(|seen| seen.fingerprint.size == 0 && now - seen.since < GONE));
         if lacks {
             let since = *self.missing.entry(found.name.clone()).or_insert(now);
             if now - since < GONE {
@@ -428,7 +318,7 @@ impl Loader {
         } else {
             self.missing.remove(&found.name);
         }
-        if empty {
+        if self.sightings.has_just_emptied(found, now, GONE) {
             return Intent::Hold;
         }
         let reading = found.clone();
@@ -438,8 +328,7 @@ impl Loader {
             Err(err) => return Intent::Refuse(err.to_string()),
         };
         // Read while it changed: what was read is neither the one nor the other.
-        let torn = found.paths().any(|path| Fingerprint::of(path) != self.seen.get(path).map(|seen| seen.fingerprint));
-        if torn {
+        if !self.sightings.still_hold(found) {
             return Intent::Hold;
         }
         if live.is_some_and(|live| live.same(&version)) {
@@ -549,16 +438,5 @@ impl Loader {
     /// Whether this was not said since the last swap.
     fn report_once(&mut self, text: String) -> bool {
         self.reported.insert(text)
-    }
-}
-
-impl Seen {
-    /// How long until it may count as whole; none when it does.
-    fn unsettled(&self, now: Instant) -> Option<Duration> {
-        let needed = if self.writing { NEVER_CLOSED } else { SETTLE };
-        // The clock of the wait and this one differ by less than a millisecond.
-        needed
-            .checked_sub(now.saturating_duration_since(self.since) + Duration::from_millis(1))
-            .filter(|left| !left.is_zero())
     }
 }
