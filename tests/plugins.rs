@@ -259,3 +259,37 @@ fn a_plugin_that_was_removed_while_nothing_ran_is_gone() {
     site.remove("10-gate.wasm");
     assert_pulls(&site.start(), &image);
 }
+
+#[test]
+fn the_host_tells_the_truth_and_what_a_plugin_keeps_outlives_a_restart() {
+    let (fake, image) = fake_with_app();
+    let site = Site::of(&fake.url()).plugins("headers = [\"X-Tell\"]");
+    site.install("10-teller.wasm", &tidegate_tests::plugins::teller());
+    let proxy = site.start();
+    let ask = |proxy: &Proxy| {
+        let asked =
+            proxy.get(APP).field("User-Agent", "probe/1").field("Accept", "a/b, c/d;q=0.5").field("X-Tell", "yes");
+        let answer = asked.field("Authorization", "Basic c2VjcmV0").fetch();
+        assert_eq!(answer.status, 403, "{}", answer.text());
+        assert_eq!(answer.fields.get("Warning"), Some("299 - \"this was told\""));
+        let id = answer.fields.get("X-Request-Id").unwrap().to_owned();
+        assert!(answer.message().contains(&format!("id={id} ")), "{id}: {}", answer.message());
+        answer.message()
+    };
+    let before = ask(&proxy);
+    for fact in [
+        "docker.io/library/app:1 ",
+        " client=127.0.0.1 identity=false agent=probe/1 accept=a/b,c/d told=yes secret=0 ",
+        " method=GET addressing=default cache=absent digest=none count=1 left=true",
+    ] {
+        assert!(before.contains(fact), "no {fact:?} in {before}");
+    }
+    assert_pulls(&proxy, &image);
+    let after = ask(&proxy);
+    let cached = format!(" cache=fresh digest={} count=2 ", image.digest());
+    assert!(after.contains(&cached), "no {cached:?} in {after}");
+    proxy.reload(|site| site.install("10-teller.toml", b"changed"));
+    assert!(ask(&proxy).contains(" count=3 "), "kept across a reload");
+    let (site, _) = proxy.terminate();
+    assert!(ask(&site.start()).contains(" count=4 "), "kept across a restart");
+}

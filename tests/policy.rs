@@ -134,6 +134,15 @@ fn pulls_go_on_through_the_second_mirror_when_the_first_is_killed() {
 }
 
 #[test]
+fn a_mirror_that_hesitates_is_hedged_by_the_next() {
+    // Without the hedge the silent mirror would take all the time that a pull has.
+    let Mirrors { a, b, source, image, proxy } = with_mirrors("timeout_ms = 60000\nhedge_after_ms = 20");
+    a.always(APP, Act::Silent);
+    assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    assert_eq!((a.count("GET", APP), b.seen().len(), source.seen().len()), (1, 1, 0));
+}
+
+#[test]
 fn i6_a_mirror_killed_in_a_blob_is_replaced_in_the_same_response() {
     let Mirrors { a, b, source, proxy, .. } = with_mirrors("source = \"last\"");
     let content = Content::noise(21, 20_000_000);
