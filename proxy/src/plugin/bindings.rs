@@ -12,5 +12,5 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
-pub(super) use exports::tidegate::policy::{admission, fallback, lifecycle, routing};
-pub(super) use tidegate::policy::{call, clock, config, log, state, types};
+pub(super) use self::exports::tidegate::policy::{admission, fallback, lifecycle, routing};
+pub(super) use self::tidegate::policy::{call, clock, config, log, state, types};

@@ -3,6 +3,7 @@
 mod admin;
 mod error;
 mod handle;
+mod patience;
 mod watched;
 
 use std::convert::Infallible;
@@ -27,9 +28,12 @@ use tokio_util::task::TaskTracker;
 pub use admin::{Decision, Explanation, Upstream, explain, parse_image};
 
 use crate::pull::Core;
+use patience::Patient;
 
 /// How long a client may take to send the head of a request.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take nothing of an answer.
+const WRITE_STALL: Duration = Duration::from_mins(1);
 /// Largest head of a request. Units: bytes.
 const HEAD_MAX: usize = 32 << 10;
 /// Headers of a request.
@@ -156,7 +160,7 @@ where
         .max_buf_size(HEAD_MAX)
         .max_headers(HEADERS_MAX)
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Patient::new(stream, WRITE_STALL)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
