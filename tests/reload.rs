@@ -303,3 +303,30 @@ fn a_running_pull_keeps_the_set_that_it_began_with() {
     assert_eq!((read as u64 + rest, end), (content.len(), tidegate_tests::http::End::Whole));
     let _ = image;
 }
+
+#[test]
+fn a_plugin_folder_that_disappears_is_reported_and_its_policy_stays() {
+    let (fake, _image) = fake_with_app();
+    let site = Site::of(&fake.url()).with([("10-gate.wasm", &guests::denier("stay"))]);
+    let proxy = site.start();
+    let mark = proxy.mark();
+    std::fs::remove_dir_all(site.path("plugins.d")).unwrap();
+    proxy.wait(mark, "the plugin folder cannot be read: the plugins in effect stay", &[]);
+    assert!(denial(&proxy).contains("stay"));
+    // And it is read again when it is back.
+    proxy.reload(|site| site.install("10-gate.wasm", &guests::denier("back")));
+    assert!(denial(&proxy).contains("back"));
+}
+
+#[test]
+fn a_module_that_is_cut_short_is_told_so_in_words() {
+    let (fake, _image) = fake_with_app();
+    let proxy = Site::of(&fake.url()).start();
+    let whole = tidegate_tests::plugins::allowlist();
+    for share in [10, 50, 90] {
+        let cut = &whole[..whole.len() * share / 100];
+        let refusal = proxy.refusal("cut", |site| site.install("10-cut.wasm", cut));
+        let reason = refusal.field("reason");
+        assert!(reason.contains("cut short") && !reason.contains("panic"), "{share} %: {reason}");
+    }
+}

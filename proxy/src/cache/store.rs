@@ -31,7 +31,7 @@ pub enum OpenError {
     #[error("the cache folder {} is in use by another process; give each its own `[cache] dir`", .0.display())]
     InUse(PathBuf),
     /// It cannot be made or written.
-    #[error("the cache folder {} cannot be used: {source}", dir.display())]
+    #[error("the cache folder {} cannot be used; name another by `[cache] dir`, or let this user write to it", dir.display())]
     Io {
         /// The folder.
         dir: PathBuf,

@@ -95,6 +95,9 @@ fn print(explanation: &Explanation, who: &str) {
         None => println!("denied: no upstream would be tried"),
         Some(upstreams) if upstreams.is_empty() => println!("no upstream would be tried: only the cache may serve"),
         Some(upstreams) => {
+            if upstreams.iter().all(|upstream| upstream.address.is_none()) {
+                println!("refused with 404: this mirror serves none of its upstreams");
+            }
             println!("upstreams, in order:");
             for (at, upstream) in upstreams.iter().enumerate() {
                 match &upstream.address {

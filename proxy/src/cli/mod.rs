@@ -93,12 +93,12 @@ fn refuse(err: &ConfigError) -> ExitCode {
     ExitCode::from(EXIT_BAD_INPUT)
 }
 
-/// Starts the log. Verbs that print for people let only what is wrong through.
+/// Starts the log. Verbs that print for people say all that is wrong themselves.
 fn start_log(config: &Config, serving: bool) {
     use tracing_subscriber::EnvFilter;
-    let level = if serving { config.log.level.as_str() } else { "error" };
+    let levels = if serving { format!("warn,tidegate={}", config.log.level.as_str()) } else { "off".to_owned() };
     // RUST_LOG wins, for those who look for a fault.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(format!("warn,tidegate={level}")));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(levels));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     match config.log.format {
         LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),

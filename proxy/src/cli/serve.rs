@@ -1,12 +1,12 @@
 //! `tidegate serve`: puts the parts together and runs them until a signal.
 
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -61,7 +61,17 @@ pub(super) async fn serve(config: Arc<Config>) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), cache = %core.config.cache.dir.display(), "serving");
+    let config = &core.config;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        config = config.source,
+        cache = %config.cache.dir.display(),
+        plugins = config.plugins.dir.as_ref().map(|dir| dir.display().to_string()),
+        "serving"
+    );
+    if config.plugins.dir.is_none() {
+        tracing::warn!("there is no plugin folder: everything may be pulled; `[plugins] dir` names one");
+    }
 
     either(&mut terminate, &mut interrupt).await;
     tracing::info!(grace_secs = GRACE.as_secs(), "draining: a second signal ends at once");
@@ -91,9 +101,15 @@ fn raise_descriptor_limit() {
 }
 
 async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}; another program may: change `{key}` in tidegate.toml"))
+    TcpListener::bind(address).await.map_err(|err| {
+        let hint = match err.kind() {
+            io::ErrorKind::AddrInUse => "another program listens there",
+            io::ErrorKind::AddrNotAvailable => "this machine has no such address",
+            io::ErrorKind::PermissionDenied => "this user may not take that port",
+            _ => "the system refuses it",
+        };
+        anyhow::Error::new(err).context(format!("cannot listen on {address}: {hint}; change `{key}` in tidegate.toml"))
+    })
 }
 
 async fn either(one: &mut Signal, other: &mut Signal) {

@@ -8,7 +8,7 @@ mod known;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use toml::Spanned;
@@ -45,6 +45,8 @@ pub struct Config {
     pub plugins: Plugins,
     /// The log.
     pub log: Log,
+    /// The file that it was read from, or that there was none.
+    pub source: String,
     registries: HashMap<Registry, Reach>,
 }
 
@@ -107,7 +109,7 @@ impl Config {
         let found =
             named.map(Path::to_owned).or_else(|| DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.exists()));
         let Some(path) = found else {
-            return Self::parse("", "built-in defaults");
+            return Self::parse("", "none: built-in defaults");
         };
         let name = path.display().to_string();
         let fail = |message: String| ConfigError { file: name.clone(), line: None, message };
@@ -160,7 +162,7 @@ impl Config {
                 ));
             }
         }
-        Ok(Self {
+        let config = Self {
             listen,
             admin,
             default_registry,
@@ -168,8 +170,18 @@ impl Config {
             cache,
             plugins,
             log: file.log,
+            source: name.to_owned(),
             registries,
-        })
+        };
+        if let Some(spanned) = file.default_registry
+            && config.reach(&config.default_registry).is_none()
+        {
+            let registry = &config.default_registry;
+            let message =
+                format!("default_registry: {registry} is not known; to reach it, add [registries.\"{registry}\"]");
+            return Err(source.error(&spanned.span(), &message));
+        }
+        Ok(config)
     }
 
     /// How a registry is reached; none where the operator would have to say so first.
@@ -245,7 +257,11 @@ impl Source<'_> {
     fn syntax(&self, err: &toml::de::Error) -> ConfigError {
         let line = err.span().map(|span| self.line(&span));
         let key = line.and_then(|line| self.text.lines().nth(line - 1)?.split_once('='));
-        let message = err.message().replace('\n', ", ");
+        let mut message = err.message().replace('\n', ", ");
+        let table = line.and_then(|line| self.text.lines().nth(line - 1)).map_or("", str::trim);
+        if table.starts_with("[registries.") && !table.contains(['"', '\'']) {
+            message = format!("{message}; a name with a dot in it stands in quotes: [registries.\"docker.io\"]");
+        }
         let message = match key {
             Some((key, _)) => format!("{}: {message}", key.trim()),
             None => message,
@@ -284,6 +300,9 @@ impl Source<'_> {
     }
 
     fn absolute(&self, typed: Spanned<PathBuf>, key: &str) -> Result<PathBuf, ConfigError> {
+        if typed.get_ref().components().any(|part| part == Component::ParentDir) {
+            return Err(self.error(&typed.span(), &format!("{key}: write the path without `..`")));
+        }
         if typed.get_ref().is_absolute() {
             return Ok(typed.into_inner());
         }
@@ -342,6 +361,11 @@ impl Source<'_> {
             None => user_folder("XDG_STATE_HOME", ".local/state", "/var/lib"),
         };
         for header in &typed.headers {
+            let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            if header.get_ref().is_empty() || !header.get_ref().bytes().all(word) {
+                let message = format!("plugins.headers: `{}` is no header's name", header.get_ref().escape_debug());
+                return Err(self.error(&header.span(), &message));
+            }
             if ["authorization", "cookie", "proxy-authorization"]
                 .contains(&header.get_ref().to_ascii_lowercase().as_str())
             {
@@ -363,12 +387,15 @@ impl Source<'_> {
             (Some(username), Some(file)) => {
                 let span = file.span();
                 let password_file = self.absolute(file, &key("password_file"))?;
-                std::fs::File::open(&password_file).map_err(|err| {
-                    self.error(
-                        &span,
-                        &format!("{}: {} cannot be read: {err}", key("password_file"), password_file.display()),
-                    )
-                })?;
+                let refuse = |reason: &str| {
+                    let message = format!("{}: {} {reason}", key("password_file"), password_file.display());
+                    self.error(&span, &message)
+                };
+                let password = std::fs::read_to_string(&password_file);
+                let password = password.map_err(|err| refuse(&format!("cannot be read: {err}")))?;
+                if password.trim().is_empty() {
+                    return Err(refuse("is empty: it holds the password, in one line"));
+                }
                 if username.get_ref().contains(':') {
                     return Err(
                         self.error(&username.span(), &format!("{}: a user name has no colon in it", key("username")))
@@ -452,6 +479,11 @@ mod tests {
             ("[plugins]\ndir = \"/nonexistent/folder\"", 2, "plugins.dir"),
             ("[plugins]\nheaders = [\"Authorization\"]", 2, "plugins.headers"),
             ("[cache]\ndir = \"/a\"\n[plugins]\nstate_dir = \"/a/b\"", 4, "state_dir"),
+            ("[registries.docker.io]\nurl = \"https://x\"", 1, "stands in quotes"),
+            ("default_registry = \"unlisted.lan\"", 1, "[registries.\"unlisted.lan\"]"),
+            ("[cache]\ndir = \"/a/../b\"", 2, ".."),
+            ("[plugins]\nheaders = [\"bad header\"]", 2, "plugins.headers"),
+            ("[registries.\"docker.io\"]\nusername = \"u\"\npassword_file = \"/dev/null\"", 3, "is empty"),
             ("[registries.\"a b\"]\nurl = \"http://x\"", 1, "registries"),
             ("[registries.\"docker.io\"]\n[registries.\"index.docker.io\"]", 2, "docker.io"),
             ("[registries.\"docker.io\"]\nurl = \"http://127.0.0.1:5000\"", 2, "url"),

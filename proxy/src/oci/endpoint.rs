@@ -60,7 +60,7 @@ pub enum NoEndpoint {
     #[error("a digest is `sha256:` and 64 lower-case hexadecimal digits, or `sha512:` and 128")]
     Digest,
     /// The tag cannot be one.
-    #[error("a tag is at most 128 letters, digits, `.`, `_` and `-`, and begins with none of the last two but `_`")]
+    #[error("a tag is at most 128 letters, digits, `_`, `.` and `-`, and begins with a letter, a digit or `_`")]
     Tag,
 }
 

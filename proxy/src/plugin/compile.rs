@@ -102,10 +102,16 @@ pub fn run_compiler() -> anyhow::Result<()> {
     setrlimit(Resource::Core, limit(0)).map_err(io::Error::from)?;
     let mut wasm = Vec::new();
     io::stdin().lock().read_to_end(&mut wasm)?;
-    if wasm.get(4) == Some(&0x01) {
-        wasm = encode(&wasm)?;
-    }
+    // A compiler that panics over a file has found it bad; how, is of no use to who wrote the file.
+    std::panic::set_hook(Box::new(|_| {}));
     let wasmtime = Wasmtime::new(&engine::config()).map_err(in_words)?;
+    if wasm.get(4) == Some(&0x01) {
+        let broken = |err| in_words(err).context("this module is broken or cut short");
+        wasmtime::Module::validate(&wasmtime, &wasm).map_err(broken)?;
+        let encoded = std::panic::catch_unwind(|| encode(&wasm));
+        wasm = encoded
+            .unwrap_or_else(|_| Err(anyhow::anyhow!("this module is broken or cut short in its component type")))?;
+    }
     let code = wasmtime.precompile_component(&wasm).map_err(in_words)?;
     io::stdout().lock().write_all(&code)?;
     Ok(())

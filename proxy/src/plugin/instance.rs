@@ -178,12 +178,19 @@ impl Plugin {
         let labels = PluginCall { plugin: self.version.name.clone(), hook: hook.name(), outcome };
         self.metrics.plugin_calls.get_or_create(&labels).inc();
         self.metrics.plugin_seconds.get_or_create(&labels).inc_by(started.elapsed().as_secs_f64());
-        answer.inspect_err(|err| self.report(hook.name(), err))
+        answer.inspect_err(|err| self.report(hook.name(), question, err))
     }
 
     /// Logs why a call gave no answer.
-    pub(super) fn report(&self, hook: &'static str, err: &CallError) {
-        tracing::error!(plugin = self.version.name, file = self.version.file, hook, reason = %err, "plugin call failed");
+    pub(super) fn report(&self, hook: &'static str, question: &Question, err: &CallError) {
+        tracing::error!(
+            plugin = self.version.name,
+            file = self.version.file,
+            hook,
+            request = question.facts.id,
+            reason = err.to_string(),
+            "plugin call failed"
+        );
     }
 
     async fn call_within(

@@ -118,6 +118,8 @@ struct Loader {
     /// Versions that were refused, so that they are reported once.
     refused: HashMap<String, Version>,
     reported: HashSet<String>,
+    /// What is wrong as of this look; what is wrong no more is forgotten, and told again if it comes back.
+    still_wrong: HashSet<String>,
 }
 
 /// What is to be done with one plugin of the folder.
@@ -152,6 +154,7 @@ impl Loader {
             missing: HashMap::new(),
             refused: HashMap::new(),
             reported: HashSet::new(),
+            still_wrong: HashSet::new(),
         })
     }
 
@@ -169,7 +172,10 @@ impl Loader {
         for found in &listing.found {
             let loaded = match found.read() {
                 Ok(version) => self.load(version, None).await,
-                Err(reason) => Err(self.refuse(&found.name, &found.file, reason)),
+                Err(reason) => {
+                    self.report_once(reason.clone());
+                    Err(self.refuse(&found.name, &found.file, reason))
+                }
             };
             match loaded {
                 Ok(plugin) => plugins.push(plugin),
@@ -182,6 +188,7 @@ impl Loader {
         let mut stood_in = HashSet::new();
         for problem in &listing.problems {
             let name = problem.name.as_deref().unwrap_or(&problem.file);
+            self.report_once(format!("{}: {}", problem.file, problem.reason));
             self.refuse(name, &problem.file, problem.reason.clone());
             if let Some(name) = &problem.name
                 && !stood_in.contains(name)
@@ -194,6 +201,7 @@ impl Loader {
             }
         }
         self.report_strays(&listing);
+        self.end_reports();
         if !bad.is_empty() && on_load_error == OnLoadError::Refuse {
             return Err(StartError::Bad(bad));
         }
@@ -245,10 +253,11 @@ impl Loader {
             Ok(listing) => listing,
             Err(err) => {
                 // A folder that is gone is no order to drop the policy.
-                self.report_once(format!(
-                    "the plugin folder {} cannot be read: {err}; the plugins in effect stay",
-                    self.dir.display()
-                ));
+                if self.report_once(err.to_string()) {
+                    let folder = self.dir.display();
+                    tracing::error!(%folder, error = %err, "the plugin folder cannot be read: the plugins in effect stay");
+                }
+                self.end_reports();
                 return None;
             }
         };
@@ -261,7 +270,7 @@ impl Loader {
             let plugin = match self.intend(found, live.map(|plugin| &plugin.version), now).await {
                 Intent::Keep => None,
                 Intent::Hold => {
-                    again = Some(again.map_or(SETTLE, |again| again.max(SETTLE)));
+                    again = Some(sooner(again, SETTLE));
                     None
                 }
                 Intent::Load(version) => self.load(*version, live.map(Arc::as_ref)).await.ok(),
@@ -285,8 +294,10 @@ impl Loader {
             }
             let in_doubt = listing.problems.iter().any(|problem| problem.name.as_ref() == Some(name));
             let gone_for = now - *self.missing.entry(name.clone()).or_insert(now);
+            if gone_for < GONE {
+                again = Some(sooner(again, GONE.saturating_sub(gone_for)));
+            }
             if in_doubt || gone_for < GONE {
-                again = again.max(Some(GONE.saturating_sub(gone_for).max(SETTLE)));
                 plugins.push(live.clone());
             } else {
                 self.forget(name).await;
@@ -294,10 +305,22 @@ impl Loader {
             }
         }
         self.report_strays(&listing);
+        self.end_reports();
+        self.refused.retain(|name, version| {
+            let there = listing.found.iter().any(|found| &found.name == name);
+            if !there {
+                tracing::info!(plugin = name, file = version.file, "the file that was not loaded is gone");
+            }
+            there
+        });
         if changed {
             self.swap(plugins);
         }
         again
+    }
+
+    fn end_reports(&mut self) {
+        self.reported = std::mem::take(&mut self.still_wrong);
     }
 
     /// What the files of one plugin mean now.
@@ -307,7 +330,11 @@ impl Loader {
         }
         // Gone or empty for a moment is how many programs replace a file.
         let lacks = live.is_some_and(|live| {
-            live.config.iter().any(|file| !found.config.contains_key(&file.name))
+            // Under another number all its files have other names.
+            let renamed = live.file != found.file;
+            let gone = |name: &String| !found.config.contains_key(name);
+            (renamed && live.config.len() > found.config.len())
+                || (!renamed && live.config.iter().any(|file| gone(&file.name)))
                 || (live.settings.is_some() && found.settings.is_none())
         });
         if lacks {
@@ -424,19 +451,24 @@ impl Loader {
         self.metrics.plugin_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.current.store(Arc::new(set));
         tracing::info!(generation, plugins = names, "plugins in effect");
-        self.reported.clear();
     }
 
     fn report_strays(&mut self, listing: &Listing) {
         for stray in &listing.strays {
-            if self.reported.insert(format!("stray {stray}")) {
+            if self.report_once(format!("stray {stray}")) {
                 tracing::warn!(file = %self.dir.join(stray).display(), "a file of the plugin folder belongs to no plugin: a configuration has the stem of its .wasm");
             }
         }
     }
 
-    /// Whether this was not said since the last swap.
+    /// Whether this was not told yet.
     fn report_once(&mut self, text: String) -> bool {
+        self.still_wrong.insert(text.clone());
         self.reported.insert(text)
     }
+}
+
+/// The earlier of two times to look again.
+fn sooner(again: Option<Duration>, wait: Duration) -> Duration {
+    again.map_or(wait, |again| again.min(wait))
 }

@@ -92,7 +92,7 @@ impl PluginSet {
         for plugin in self.plugins.iter().filter(|plugin| plugin.hooks.falls_back()) {
             let answer = match plugin.call(&Hook::OnFailure(&request, &attempts, &remaining), question).await {
                 Ok(Answer::Step(step)) => {
-                    plugin.usable("fallback", convert::step(step, &plugin.version.name, &question.pull))
+                    plugin.usable("fallback", question, convert::step(step, &plugin.version.name, &question.pull))
                 }
                 Ok(_) => Err(CallError::Unusable("it answers another question".to_owned())),
                 Err(err) => Err(err),
@@ -172,7 +172,7 @@ impl Plugin {
         let candidates: Vec<_> = candidates.iter().map(convert::candidate).collect();
         let answer = match self.call(&Hook::Route(request, &candidates), question).await {
             Ok(Answer::Routes(routes)) => {
-                self.usable("routing", convert::routes(routes, &self.version.name, &question.pull))
+                self.usable("routing", question, convert::routes(routes, &self.version.name, &question.pull))
             }
             Ok(_) => Err(CallError::Unusable("it answers another question".to_owned())),
             Err(err) => Err(err),
@@ -185,8 +185,8 @@ impl Plugin {
     }
 
     /// An answer that cannot be used is a failed call.
-    fn usable<T>(&self, hook: &'static str, converted: Result<T, String>) -> Result<T, CallError> {
-        converted.map_err(CallError::Unusable).inspect_err(|err| self.report(hook, err))
+    fn usable<T>(&self, hook: &'static str, question: &Question, converted: Result<T, String>) -> Result<T, CallError> {
+        converted.map_err(CallError::Unusable).inspect_err(|err| self.report(hook, question, err))
     }
 
     fn failure(&self, err: &CallError) -> Denial {
@@ -195,7 +195,7 @@ impl Plugin {
             status: 403,
             code: Code::Denied,
             plugin: name.clone(),
-            message: format!("the policy {name} could not decide: {err}"),
+            message: format!("the policy could not decide: {err}"),
             retry_after: None,
         }
     }

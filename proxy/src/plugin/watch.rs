@@ -131,7 +131,8 @@ impl Sightings {
         }
     }
 
-    /// Takes fingerprints of all files. Gives the time until the last of them may count as whole; none when all do.
+    /// Takes fingerprints of all files. Gives the time until the first of those that are not whole may count as it; none when
+    /// all do.
     pub fn look(&mut self, listing: &Listing, now: Instant) -> Option<Duration> {
         let mut wait = None;
         let mut there = HashSet::new();
@@ -143,7 +144,7 @@ impl Sightings {
                 *seen = Seen { fingerprint, since: now, writing: seen.writing };
             }
             if let Some(left) = seen.unsettled(now) {
-                wait = wait.max(Some(left));
+                wait = Some(wait.map_or(left, |wait: Duration| wait.min(left)));
             }
         }
         self.0.retain(|path, _| there.contains(path));

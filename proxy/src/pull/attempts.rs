@@ -218,13 +218,13 @@ impl<'a> Attempts<'a> {
         let duration = started.elapsed();
         let Place { registry, repository } = &candidate.place;
         let request = self.routed.question().facts.id.as_str();
-        let pull = &self.routed.question().pull;
+        let (pull, reason) = (self.routed.question().pull.to_string(), failure.to_string());
         let elapsed_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         // That a mirror does not have something is no fault.
         if failure == Failure::Status(404) {
-            tracing::info!(request, %registry, %repository, %pull, reason = %failure, elapsed_ms, "upstream attempt failed");
+            tracing::info!(request, %registry, %repository, pull, reason, elapsed_ms, "upstream attempt failed");
         } else {
-            tracing::warn!(request, %registry, %repository, %pull, reason = %failure, bytes, elapsed_ms, "upstream attempt failed");
+            tracing::warn!(request, %registry, %repository, pull, reason, bytes, elapsed_ms, "upstream attempt failed");
         }
         self.failed.push(Attempt { candidate: candidate.clone(), failure, duration, bytes, retry_after });
     }

@@ -75,14 +75,14 @@ impl Routed {
                 }
                 (Err(FillEnd::Exhausted(failed)), None) => {
                     if self.candidates().iter().all(|mine| failed.iter().any(|attempt| attempt.candidate == *mine)) {
-                        return Err(Error::of_attempts(self.pull(), &failed));
+                        return Err(Error::of_attempts(self.pull(), &failed, None));
                     }
                     attempts = failed;
                 }
                 (Err(FillEnd::Abandoned), None) => {}
             }
         }
-        Err(Error::of_attempts(self.pull(), &attempts))
+        Err(Error::of_attempts(self.pull(), &attempts, None))
     }
 
     async fn cached_blob(&self, digest: Digest) -> Option<Answer> {
@@ -188,7 +188,7 @@ impl Routed {
             Ending::Exhausted => {
                 let failed = attempts.failed();
                 // Credentials are ours, not the leader's: what they are refused, they are refused for all.
-                let _ = tell.send(Err(Error::of_attempts(self.pull(), &failed)));
+                let _ = tell.send(Err(Error::of_attempts(self.pull(), &failed, None)));
                 FillEnd::Exhausted(failed.into())
             }
             Ending::Stale | Ending::Stop | Ending::Denied(_) => {

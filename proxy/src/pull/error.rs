@@ -45,10 +45,12 @@ impl Error {
     }
 
     /// What all attempts together mean: the last says most, since the source stands last.
-    pub(super) fn of_attempts(pull: &Pull, attempts: &[Attempt]) -> Self {
-        let story: Vec<String> =
-            attempts.iter().map(|attempt| format!("{}: {}", attempt.candidate.place, attempt.failure)).collect();
-        let story = story.join("; ");
+    /// `beside`: what else there is to say.
+    pub(super) fn of_attempts(pull: &Pull, attempts: &[Attempt], beside: Option<&str>) -> Self {
+        let mut story = story(attempts);
+        if let Some(beside) = beside {
+            story = format!("{story}; {beside}");
+        }
         let cause = match attempts.last().map(|last| (&last.failure, last.retry_after)) {
             None => Cause::Unavailable("there is no upstream to ask".to_owned()),
             Some((Failure::Status(404), _)) => Cause::NotFound(story),
@@ -68,4 +70,10 @@ impl Error {
         };
         Self::new(pull, cause)
     }
+}
+
+/// What every attempt came to, in words.
+pub(super) fn story(attempts: &[Attempt]) -> String {
+    let each = attempts.iter().map(|attempt| format!("{}: {}", attempt.candidate.place, attempt.failure));
+    each.collect::<Vec<_>>().join("; ")
 }

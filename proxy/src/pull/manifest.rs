@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::attempts::{After, Attempts, Ending, Wanted};
-use super::error::{Cause, Error};
+use super::error::{Cause, Error, story};
 use super::routed::Routed;
 use super::{Answer, Source, is_fresh};
 use crate::body::Body;
@@ -12,6 +12,10 @@ use crate::oci::manifest::{MANIFEST_MAX, Negotiated, parse_blobs};
 use crate::oci::{Candidate, Digest, Failure, Method, Place, Tag};
 use crate::upstream;
 
+/// Why a copy is not served that is there.
+const INCOMPLETE: &str = "the copy in the cache is not served, since not all blobs of it are cached";
+/// The media types of manifests of the old schema 1, whose digest is not the one of their bytes.
+const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1";
 /// What a registry is told that we take by digest: it has one form only.
 const ANY: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, */*";
 
@@ -56,7 +60,8 @@ impl Routed {
         if let Some(at) = kept.iter().position(|(_, tagged)| is_fresh(self.core(), tagged.age)) {
             return Ok(answer(kept.swap_remove(at).1.manifest, Source::Cache));
         }
-        let mut attempts = Attempts::new(self, !kept.is_empty());
+        let had_copy = !kept.is_empty();
+        let mut attempts = Attempts::new(self, had_copy);
         let mut next = attempts.first();
         let mut ending = Ending::Exhausted;
         while let Some(candidate) = next.take() {
@@ -76,11 +81,17 @@ impl Routed {
                 if (matches!(ending, Ending::Stale) || !gone(&failed))
                     && let Some(stale) = self.stale(kept).await
                 {
-                    let story = Error::of_attempts(self.pull(), &failed);
-                    tracing::warn!(pull = %self.pull(), reason = ?story.cause, "no upstream answers: the tag is served as it was");
+                    let (request, pull) = (self.question().facts.id.as_str(), self.pull().to_string());
+                    tracing::warn!(
+                        request,
+                        pull,
+                        reason = story(&failed),
+                        "no upstream answers: the tag is served as it was"
+                    );
                     return Ok(stale);
                 }
-                Err(Error::of_attempts(self.pull(), &failed))
+                let had_copy = had_copy && !gone(&failed);
+                Err(Error::of_attempts(self.pull(), &failed, had_copy.then_some(INCOMPLETE)))
             }
             ending => Err(self.ended(ending, attempts)),
         }
@@ -164,7 +175,8 @@ impl Routed {
         let Ok(blobs) = parse_blobs(&manifest.bytes, &manifest.media_type) else { return false };
         for digest in blobs {
             if !self.core().cache.has_blob(place, digest).await {
-                tracing::info!(pull = %self.pull(), %digest, "a cached manifest is not served: this blob of it is not cached");
+                let (request, pull) = (self.question().facts.id.as_str(), self.pull().to_string());
+                tracing::warn!(request, pull, %digest, "a cached manifest is not served while nothing else can be had: this blob of it is not cached");
                 return false;
             }
         }
@@ -175,7 +187,9 @@ impl Routed {
     pub(super) fn ended(&self, ending: Ending, attempts: Attempts<'_>) -> Error {
         match ending {
             Ending::Denied(denial) => self.error(Cause::Denied(denial)),
-            Ending::Exhausted | Ending::Stop | Ending::Stale => Error::of_attempts(self.pull(), &attempts.failed()),
+            Ending::Exhausted | Ending::Stop | Ending::Stale => {
+                Error::of_attempts(self.pull(), &attempts.failed(), None)
+            }
         }
     }
 }
@@ -184,6 +198,11 @@ impl Routed {
 async fn read(answer: upstream::Answer, digest: Option<Digest>) -> Result<Manifest, Failure> {
     let media_type =
         answer.header("content-type").map(|value| value.split(';').next().unwrap_or(value).trim().to_owned());
+    if media_type.as_ref().is_some_and(|media_type| media_type.starts_with(SCHEMA_1)) {
+        return Err(Failure::Other(
+            "it offers only a manifest of the old schema 1 for the media types asked for".to_owned(),
+        ));
+    }
     let said = answer.header("docker-content-digest").and_then(|digest| digest.parse::<Digest>().ok());
     let bytes = answer.collect(MANIFEST_MAX).await?;
     let digest = match digest.or(said) {

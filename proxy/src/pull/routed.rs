@@ -36,7 +36,7 @@ impl Routed {
             if core.upstreams.reaches(&candidate.place) {
                 candidates.push(candidate);
             } else if candidate.place != pull.place {
-                tracing::warn!(registry = %candidate.place.registry, pull = %pull, "a plugin routes to a registry that is not in the configuration: skipped; list it under [registries]");
+                tracing::warn!(request = question.facts.id, registry = %candidate.place.registry, pull = pull.to_string(), "a plugin routes to a registry that is not in the configuration: skipped; list it under [registries]");
             }
         }
         if candidates.is_empty() && !nowhere {

@@ -120,6 +120,9 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
 /// # Errors
 /// What is wrong with it.
 pub fn parse_image(image: &str, default: &Registry) -> Result<Pull, String> {
+    if let Some((_, rest)) = image.split_once("://") {
+        return Err(format!("`{}`: leave the scheme out: `{}`", image.escape_debug(), rest.escape_debug()));
+    }
     let fail = || {
         format!(
             "`{}` is no image; write it as docker.io/library/alpine:3.20, or with @sha256:... behind the name",

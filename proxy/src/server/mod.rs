@@ -51,6 +51,8 @@ pub struct Server {
     drain: CancellationToken,
     /// End now.
     abort: CancellationToken,
+    /// No client is left.
+    drained: CancellationToken,
     connections: TaskTracker,
     places: Arc<Semaphore>,
 }
@@ -63,6 +65,7 @@ impl Server {
             ready: Arc::new(AtomicBool::new(true)),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
+            drained: CancellationToken::new(),
             connections: TaskTracker::new(),
             places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
         }
@@ -71,7 +74,7 @@ impl Server {
     /// Answers clients until the server drains.
     pub async fn serve_clients(&self, listener: TcpListener) {
         let core = self.core.clone();
-        self.accept(listener, move |peer, request| {
+        self.accept(listener, &self.drain, move |peer, request| {
             let core = core.clone();
             async move { handle::handle(core, peer, request).await }
         })
@@ -81,7 +84,7 @@ impl Server {
     /// Answers operators, until the server has drained: readiness and metrics are watched while it does.
     pub async fn serve_admin(&self, listener: TcpListener) {
         let (core, ready) = (self.core.clone(), self.ready.clone());
-        self.accept(listener, move |_, request| {
+        self.accept(listener, &self.drained, move |_, request| {
             let (core, ready) = (core.clone(), ready.clone());
             async move { admin::admin(core, ready, request).await }
         })
@@ -106,9 +109,10 @@ impl Server {
             self.abort.cancel();
             self.connections.wait().await;
         }
+        self.drained.cancel();
     }
 
-    async fn accept<H, F, B>(&self, listener: TcpListener, handle: H)
+    async fn accept<H, F, B>(&self, listener: TcpListener, until: &CancellationToken, handle: H)
     where
         H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
         F: Future<Output = Response<B>> + Send,
@@ -117,11 +121,11 @@ impl Server {
         loop {
             let place = tokio::select! {
                 place = self.places.clone().acquire_owned() => place.expect("never closed"),
-                () = self.drain.cancelled() => return,
+                () = until.cancelled() => return,
             };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = self.drain.cancelled() => return,
+                () = until.cancelled() => return,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 
 use crate::body::{Body, Short};
 use crate::metrics::{Metrics, Request as RequestLabels};
@@ -33,6 +33,8 @@ pub(super) struct Record {
     pub warnings: Vec<String>,
     sent: u64,
     broken: Option<String>,
+    /// There is a body, and not all of it was taken.
+    unfinished: bool,
 }
 
 impl Record {
@@ -53,6 +55,7 @@ impl Record {
             warnings: Vec::new(),
             sent: 0,
             broken: None,
+            unfinished: false,
         }
     }
 }
@@ -79,14 +82,17 @@ impl Drop for Record {
         if !self.log {
             return;
         }
+        if self.unfinished {
+            self.broken.get_or_insert_with(|| "the connection ended before the body".to_owned());
+        }
         let elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         // What a client sent is escaped: no line of the log is written by it.
         tracing::info!(
             request = self.id,
             client = %self.client,
             method = self.method,
-            path = %self.path.escape_debug(),
-            pull = self.pull.as_ref().map(tracing::field::display),
+            path = self.path.escape_debug().to_string(),
+            pull = self.pull.as_ref().map(ToString::to_string),
             addressing = self.pull.as_ref().map(|pull| pull.addressing.as_str()),
             status = self.status,
             source,
@@ -106,7 +112,8 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    pub fn new(body: Body, record: Record) -> Self {
+    pub fn new(body: Body, mut record: Record) -> Self {
+        record.unfinished = record.method != "HEAD" && !body.is_end_stream();
         Self { body, record }
     }
 }
@@ -118,9 +125,15 @@ impl http_body::Body for Watched {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
         match &frame {
-            Some(Ok(frame)) => self.record.sent += frame.data_ref().map_or(0, Bytes::len) as u64,
+            Some(Ok(frame)) => {
+                self.record.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+                // A body whose length was promised is not asked again once it has that much.
+                if self.body.is_end_stream() || self.body.length() == Some(self.record.sent) {
+                    self.record.unfinished = false;
+                }
+            }
             Some(Err(short)) => self.record.broken = Some(short.to_string()),
-            None => {}
+            None => self.record.unfinished = false,
         }
         Poll::Ready(frame)
     }
