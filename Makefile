@@ -52,7 +52,7 @@ endef
 
 define RUN_TEXT
 
-The mirror listens on 127.0.0.1:5000, and on 127.0.0.1:5001 for /healthz and /metrics. Pull through it:
+The mirror listens on 127.0.0.1:5000, and on 127.0.0.1:5001 for /healthz, /readyz and /metrics. Pull through it:
 
   docker pull 127.0.0.1:5000/docker.io/library/alpine
   podman pull --tls-verify=false 127.0.0.1:5000/docker.io/library/alpine

@@ -12,6 +12,7 @@ use crate::oci::{Attempt, Candidate, Code, Denial};
 /// An immutable set of plugins, in the order of their files.
 #[derive(Default)]
 pub struct PluginSet {
+    /// Counts up at each swap.
     pub(super) generation: u64,
     pub(super) plugins: Vec<Arc<Plugin>>,
 }
@@ -39,11 +40,6 @@ pub struct Opinion {
 }
 
 impl PluginSet {
-    /// Counts up at each swap.
-    pub fn generation(&self) -> u64 {
-        self.generation
-    }
-
     /// Names of the plugins, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.plugins.iter().map(|plugin| plugin.version.name.as_str())
