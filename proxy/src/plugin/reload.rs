@@ -26,6 +26,8 @@ use crate::metrics::{Metrics, PluginLoad};
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// For how long a file may be gone, or empty, before that is meant.
 const GONE: Duration = Duration::from_secs(2);
+/// How long a start waits for files that are just being written.
+const START_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the folder is looked at when nothing is heard: file systems that tell nothing are read so.
 const POLL: Duration = Duration::from_secs(2);
 /// How often the plugins' state is written.
@@ -162,8 +164,9 @@ impl Loader {
     async fn start(&mut self, on_load_error: OnLoadError) -> Result<(), StartError> {
         let folder = |source| StartError::Folder { dir: self.dir.clone(), source };
         let mut listing = folder::list(&self.dir).map_err(folder)?;
-        // A file that is just being written is waited for.
-        while self.sightings.look(&listing, Instant::now()).is_some() {
+        // A file that is just being written is waited for, within reason: one that never rests is read as it is.
+        let patience = Instant::now() + START_PATIENCE;
+        while self.sightings.look(&listing, Instant::now()).is_some() && Instant::now() < patience {
             tokio::time::sleep(SETTLE).await;
             listing = folder::list(&self.dir).map_err(|source| StartError::Folder { dir: self.dir.clone(), source })?;
         }
