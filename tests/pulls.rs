@@ -167,6 +167,19 @@ fn the_cache_survives_a_restart() {
 }
 
 #[test]
+fn a_signal_right_after_a_pull_loses_nothing_of_it() {
+    // What a client has got whole may still be on its way to the disk: nothing is waited for here.
+    for _ in 0..5 {
+        let (fake, image, proxy) = proxied();
+        assert_pulls(&proxy, &image);
+        let (site, status) = proxy.terminate();
+        assert_eq!(status.code(), Some(0));
+        fake.stop();
+        assert_pulls(&site.start(), &image);
+    }
+}
+
+#[test]
 fn a_blob_lies_under_a_path_that_ends_in_its_digest() {
     let (_fake, image, proxy) = proxied();
     assert_caches(&proxy, &image);
