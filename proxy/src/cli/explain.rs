@@ -17,7 +17,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::plugin::Plugins;
-use crate::pull::Core;
+use crate::pull::{Core, Live};
 use crate::server::{self, Explanation};
 use crate::upstream::Upstreams;
 
@@ -58,7 +58,7 @@ pub(super) async fn explain(config: Arc<Config>, image: &str) -> anyhow::Result<
         };
         let cache = Cache::open_to_read(&config.cache.dir, metrics.clone());
         let upstreams = Upstreams::new(config.clone(), metrics.clone());
-        let core = Arc::new(Core::new(config, plugins, cache, upstreams, metrics));
+        let core = Arc::new(Core::new(Live { config, upstreams }, plugins, cache, metrics));
         (server::explain(&core, pull).await, "a fresh set of plugins, with empty state (no proxy answers)")
     };
     print(&explanation, who);

@@ -17,7 +17,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::plugin::Plugins;
-use crate::pull::Core;
+use crate::pull::{Core, Live};
 use crate::server::Server;
 use crate::upstream::Upstreams;
 
@@ -47,7 +47,7 @@ pub(super) async fn serve(config: Arc<Config>) -> anyhow::Result<ExitCode> {
         };
     let watching = watching.map(tokio::spawn);
     let upstreams = Upstreams::new(config.clone(), metrics.clone());
-    let core = Arc::new(Core::new(config, plugins, cache, upstreams, metrics));
+    let core = Arc::new(Core::new(Live { config: config.clone(), upstreams }, plugins, cache, metrics));
     let server = Arc::new(Server::new(core.clone()));
 
     println!("listening on http://{}", clients.local_addr()?);
@@ -61,7 +61,6 @@ pub(super) async fn serve(config: Arc<Config>) -> anyhow::Result<ExitCode> {
         }
         None => None,
     };
-    let config = &core.config;
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         config = config.source,

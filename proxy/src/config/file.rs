@@ -20,6 +20,8 @@ pub(super) struct File {
     #[serde(default)]
     pub plugins: Plugins,
     #[serde(default)]
+    pub limits: Limits,
+    #[serde(default)]
     pub registries: BTreeMap<Spanned<String>, Registry>,
     #[serde(default)]
     pub log: Log,
@@ -31,6 +33,23 @@ pub(super) struct File {
 pub(super) struct Cache {
     pub dir: Option<Spanned<PathBuf>>,
     pub tag_ttl: Option<Spanned<String>>,
+}
+
+/// `[limits]`
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Limits {
+    pub connections: Option<Spanned<usize>>,
+    pub request_head: Option<Spanned<String>>,
+    pub write_stall: Option<Spanned<String>>,
+    pub drain: Option<Spanned<String>>,
+    pub upstream_connect: Option<Spanned<String>>,
+    pub upstream_headers: Option<Spanned<String>>,
+    pub upstream_attempts: Option<Spanned<String>>,
+    pub upstream_idle: Option<Spanned<String>>,
+    pub upstream_min_rate: Option<Spanned<String>>,
+    pub orphan_fills: Option<Spanned<usize>>,
+    pub orphan_time: Option<Spanned<String>>,
 }
 
 /// `[plugins]`

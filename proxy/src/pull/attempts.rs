@@ -242,6 +242,6 @@ async fn fetch_one(routed: &Routed, deadline: Instant, candidate: Candidate, wan
         from: wanted.from,
         timeout: candidate.timeout.unwrap_or(HEADERS_TIMEOUT).min(left),
     };
-    let result = routed.core().upstreams.fetch(&ask).await;
+    let result = routed.live().upstreams.fetch(&ask).await;
     Tried { candidate, started, result }
 }

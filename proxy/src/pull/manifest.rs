@@ -57,7 +57,7 @@ impl Routed {
         if let Err(refusal) = self.may_ask_upstream() {
             return self.stale(kept).await.ok_or(refusal);
         }
-        if let Some(at) = kept.iter().position(|(_, tagged)| is_fresh(self.core(), tagged.age)) {
+        if let Some(at) = kept.iter().position(|(_, tagged)| is_fresh(self.live(), tagged.age)) {
             return Ok(answer(kept.swap_remove(at).1.manifest, Source::Cache));
         }
         let had_copy = !kept.is_empty();

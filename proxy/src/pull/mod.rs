@@ -13,6 +13,7 @@ mod routed;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::{OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -35,20 +36,25 @@ const PASSING_MAX: usize = 64;
 
 /// The parts of the program that a pull goes through.
 pub struct Core {
-    /// The configuration.
-    pub config: Arc<Config>,
+    live: ArcSwap<Live>,
     /// Who decides.
     pub plugins: Plugins,
     /// What is kept.
     pub cache: Cache,
-    /// Who is asked.
-    pub upstreams: Upstreams,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Fills under way: they outlive the requests that began them.
     fills: TaskTracker,
     stopping: CancellationToken,
     passing: Arc<Semaphore>,
+}
+
+/// The configuration in effect, and what follows from it. A request keeps the one that it began with.
+pub struct Live {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Who is asked.
+    pub upstreams: Upstreams,
 }
 
 /// What of the request concerns how it is answered, rather than what is asked for.
@@ -111,16 +117,20 @@ pub struct Answer {
 
 impl Core {
     /// Puts the parts together.
-    pub fn new(
-        config: Arc<Config>,
-        plugins: Plugins,
-        cache: Cache,
-        upstreams: Upstreams,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub fn new(live: Live, plugins: Plugins, cache: Cache, metrics: Arc<Metrics>) -> Self {
         let passing = Arc::new(Semaphore::new(PASSING_MAX));
         let (fills, stopping) = (TaskTracker::new(), CancellationToken::new());
-        Self { config, plugins, cache, upstreams, metrics, fills, stopping, passing }
+        Self { live: ArcSwap::from_pointee(live), plugins, cache, metrics, fills, stopping, passing }
+    }
+
+    /// The configuration in effect.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.load_full()
+    }
+
+    /// Puts another configuration into effect; requests under way end with theirs.
+    pub fn replace(&self, live: Live) {
+        self.live.store(Arc::new(live));
     }
 
     /// Ends the fills that still bring bytes, and waits for those that have brought them all: what a client has got
@@ -139,14 +149,14 @@ impl Core {
 ///
 /// # Cancel safety
 /// A fill that it began goes on.
-pub async fn run(core: &Arc<Core>, pull: Pull, caller: Caller) -> Result<Answer, Error> {
+pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller) -> Result<Answer, Error> {
     let set = core.plugins.current();
     let pull = Arc::new(pull);
-    let routing = Routing::new(core, &set, &pull, &caller, false);
+    let routing = Routing::new(core, live, &set, &pull, &caller, false);
     let question = routing.question();
     let admitted = Admitted::ask(&set, &question).await.map_err(|denial| Error::new(&pull, Cause::Denied(denial)))?;
     let candidates = routing.candidates().await.map_err(|denial| Error::new(&pull, Cause::Denied(denial)))?;
-    let routed = Arc::new(Routed::new(core.clone(), set, question, caller, admitted, candidates)?);
+    let routed = Arc::new(Routed::new(core.clone(), live.clone(), set, question, caller, admitted, candidates)?);
     match &pull.content {
         Content::Manifest(Reference::Tag(tag)) => routed.manifest_by_tag(tag).await,
         Content::Manifest(Reference::Digest(digest)) => routed.manifest_by_digest(*digest).await,
@@ -158,13 +168,18 @@ pub async fn run(core: &Arc<Core>, pull: Pull, caller: Caller) -> Result<Answer,
 
 /// What each plugin decides for a pull, and the candidates that would be tried, each with whether it can be reached.
 /// Changes nothing.
-pub async fn explain(core: &Arc<Core>, pull: Pull, caller: &Caller) -> (Vec<Opinion>, Option<Vec<(Candidate, bool)>>) {
+pub async fn explain(
+    core: &Arc<Core>,
+    live: &Arc<Live>,
+    pull: Pull,
+    caller: &Caller,
+) -> (Vec<Opinion>, Option<Vec<(Candidate, bool)>>) {
     let set = core.plugins.current();
     let pull = Arc::new(pull);
-    let question = Routing::new(core, &set, &pull, caller, true).question();
+    let question = Routing::new(core, live, &set, &pull, caller, true).question();
     let (opinions, candidates) = set.explain(&question, Candidate::plain(pull.place.clone())).await;
     let reached = |candidate: Candidate| {
-        let reaches = core.upstreams.reaches(&candidate.place);
+        let reaches = live.upstreams.reaches(&candidate.place);
         (candidate, reaches)
     };
     (opinions, candidates.map(|candidates| candidates.into_iter().map(reached).collect()))
@@ -174,6 +189,7 @@ pub async fn explain(core: &Arc<Core>, pull: Pull, caller: &Caller) -> (Vec<Opin
 #[derive(Clone)]
 struct Routing {
     core: Arc<Core>,
+    live: Arc<Live>,
     set: Arc<PluginSet>,
     pull: Arc<Pull>,
     facts: Arc<Facts>,
@@ -183,9 +199,17 @@ struct Routing {
 }
 
 impl Routing {
-    fn new(core: &Arc<Core>, set: &Arc<PluginSet>, pull: &Arc<Pull>, caller: &Caller, dry_run: bool) -> Self {
+    fn new(
+        core: &Arc<Core>,
+        live: &Arc<Live>,
+        set: &Arc<PluginSet>,
+        pull: &Arc<Pull>,
+        caller: &Caller,
+        dry_run: bool,
+    ) -> Self {
         Self {
             core: core.clone(),
+            live: live.clone(),
             set: set.clone(),
             pull: pull.clone(),
             facts: caller.facts.clone(),
@@ -232,7 +256,7 @@ impl Routing {
             let cache = &self.core.cache;
             match &self.pull.content {
                 Content::Manifest(Reference::Tag(tag)) => match cache.tag(place, tag, self.negotiated).await {
-                    Some(tagged) if is_fresh(&self.core, tagged.age) => {
+                    Some(tagged) if is_fresh(&self.live, tagged.age) => {
                         return Cached::Fresh { digest: tagged.manifest.digest, age: Some(tagged.age) };
                     }
                     Some(tagged) if stale == Cached::Absent => {
@@ -257,6 +281,6 @@ impl Routing {
     }
 }
 
-fn is_fresh(core: &Core, age: Duration) -> bool {
-    age < core.config.cache.tag_ttl
+fn is_fresh(live: &Live, age: Duration) -> bool {
+    age < live.config.cache.tag_ttl
 }

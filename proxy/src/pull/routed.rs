@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use super::admitted::Admitted;
 use super::error::{Cause, Error};
-use super::{Caller, Core};
+use super::{Caller, Core, Live};
 use crate::oci::{Candidate, Place, Pull};
 use crate::plugin::{PluginSet, Question};
 
 /// What every step behind admission and routing works with.
 pub(super) struct Routed {
     core: Arc<Core>,
+    live: Arc<Live>,
     set: Arc<PluginSet>,
     question: Question,
     caller: Caller,
@@ -23,6 +24,7 @@ impl Routed {
     /// Sorts out what routing gave: candidates that can be reached are tried; without any, the cache alone may serve.
     pub fn new(
         core: Arc<Core>,
+        live: Arc<Live>,
         set: Arc<PluginSet>,
         question: Question,
         caller: Caller,
@@ -33,7 +35,7 @@ impl Routed {
         let nowhere = given.is_empty();
         let mut candidates: Vec<Candidate> = Vec::with_capacity(given.len());
         for candidate in given {
-            if core.upstreams.reaches(&candidate.place) {
+            if live.upstreams.reaches(&candidate.place) {
                 candidates.push(candidate);
             } else if candidate.place != pull.place {
                 tracing::warn!(request = question.facts.id, registry = %candidate.place.registry, pull = pull.to_string(), "a plugin routes to a registry that is not in the configuration: skipped; list it under [registries]");
@@ -51,11 +53,16 @@ impl Routed {
         if nowhere {
             places.push(pull.place.clone());
         }
-        Ok(Self { core, set, question, caller, candidates, places, admitted })
+        Ok(Self { core, live, set, question, caller, candidates, places, admitted })
     }
 
     pub fn core(&self) -> &Core {
         &self.core
+    }
+
+    /// The configuration that this request began with.
+    pub fn live(&self) -> &Live {
+        &self.live
     }
 
     pub fn plugins(&self) -> &PluginSet {
@@ -85,7 +92,7 @@ impl Routed {
     }
 
     pub fn reaches(&self, candidate: &Candidate) -> bool {
-        self.core.upstreams.reaches(&candidate.place)
+        self.live.upstreams.reaches(&candidate.place)
     }
 
     /// Lets nobody pass for whom only the cache may serve.

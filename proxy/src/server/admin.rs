@@ -64,7 +64,7 @@ pub(super) async fn admin<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: R
             let query = request.uri().query().unwrap_or_default();
             let image =
                 form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "image").map(|(_, value)| value);
-            match parse_image(&image.unwrap_or_default(), &core.config.default_registry) {
+            match parse_image(&image.unwrap_or_default(), &core.live().config.default_registry) {
                 Ok(pull) => {
                     let explanation =
                         serde_json::to_vec(&explain(&core, pull).await).expect("strings always serialize");
@@ -90,6 +90,7 @@ fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body> {
 
 /// What the policy decides for a pull; changes nothing.
 pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
+    let live = core.live();
     let image = pull.to_string();
     let facts = Facts::new(
         "explain".to_owned(),
@@ -99,7 +100,7 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
         Vec::new(),
     );
     let caller = Caller { facts: Arc::new(facts), negotiated: Negotiated::ALL, range: None, query: String::new() };
-    let (opinions, candidates) = pull::explain(core, pull, &caller).await;
+    let (opinions, candidates) = pull::explain(core, &live, pull, &caller).await;
     let decisions = opinions.into_iter().map(|opinion| Decision {
         plugin: opinion.plugin,
         hook: opinion.hook.to_owned(),
@@ -108,7 +109,7 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
     let upstream = |place: &Place| Upstream {
         place: place.to_string(),
         registry: place.registry.to_string(),
-        address: core.config.reach(&place.registry).map(|reach| reach.url.to_string()),
+        address: live.config.reach(&place.registry).map(|reach| reach.url.to_string()),
     };
     let upstreams =
         candidates.map(|candidates| candidates.iter().map(|(candidate, _)| upstream(&candidate.place)).collect());

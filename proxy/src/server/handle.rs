@@ -16,7 +16,7 @@ use crate::body::Body;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Code, Content, Digest, Method, Pull};
 use crate::plugin::Facts;
-use crate::pull::{self, Answer, Caller, Core};
+use crate::pull::{self, Answer, Caller, Core, Live};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -27,8 +27,9 @@ const ACCEPT_MAX: usize = 64;
 
 /// Answers a request of a client.
 pub(super) async fn handle<B>(core: Arc<Core>, peer: SocketAddr, request: Request<B>) -> Response<Watched> {
-    let mut record = Record::new(&core, peer.ip(), request.method(), request.uri().path());
-    let response = match answer(&core, peer.ip(), &request, &mut record).await {
+    let live = core.live();
+    let mut record = Record::new(&core.metrics, &live.config, peer.ip(), request.method(), request.uri().path());
+    let response = match answer(&core, &live, peer.ip(), &request, &mut record).await {
         Ok(response) => response,
         Err(told) => {
             record.reason = Some(told.message.clone());
@@ -53,6 +54,7 @@ pub(super) async fn handle<B>(core: Arc<Core>, peer: SocketAddr, request: Reques
 
 async fn answer<B>(
     core: &Arc<Core>,
+    live: &Arc<Live>,
     client: IpAddr,
     request: &Request<B>,
     record: &mut Record,
@@ -73,15 +75,15 @@ async fn answer<B>(
         return Err(Told { close: true, ..Told::new(400, Code::Unsupported, "a request to pull has no body") });
     }
     let query = request.uri().query().unwrap_or_default();
-    let (pull, query) = match addressing::resolve(method, request.uri().path(), query, &core.config.default_registry)? {
+    let (pull, query) = match addressing::resolve(method, request.uri().path(), query, &live.config.default_registry)? {
         Addressed::Base => return Ok(base()),
         Addressed::Unsupported => return Err(Told::new(404, Code::Unsupported, "a mirror offers no such thing")),
         Addressed::Pull(pull, query) => (pull, query),
     };
     record.pull = Some(pull.clone());
-    let caller = caller(core, &record.id, client, headers, &pull, query);
+    let caller = caller(live, &record.id, client, headers, &pull, query);
     let facts = caller.facts.clone();
-    let result = pull::run(core, pull, caller).await;
+    let result = pull::run(core, live, pull, caller).await;
     record.warnings = facts.take_warnings();
     let answer = result?;
     record.source = Some(answer.source);
@@ -95,7 +97,7 @@ fn base() -> Response<Body> {
     response
 }
 
-fn caller(core: &Core, id: &str, client: IpAddr, headers: &HeaderMap, pull: &Pull, query: String) -> Caller {
+fn caller(live: &Live, id: &str, client: IpAddr, headers: &HeaderMap, pull: &Pull, query: String) -> Caller {
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let accept: Vec<String> = headers
         .get_all(ACCEPT)
@@ -108,7 +110,7 @@ fn caller(core: &Core, id: &str, client: IpAddr, headers: &HeaderMap, pull: &Pul
         .collect();
     let negotiated = Negotiated::parse(accept.iter().map(String::as_str));
     let user_agent = headers.get(USER_AGENT).and_then(text).unwrap_or_default();
-    let allowed = &core.config.plugins.headers;
+    let allowed = &live.config.plugins.headers;
     let shown = allowed.iter().flat_map(|name| {
         headers.get_all(name.as_str()).iter().filter_map(move |value| Some((name.clone(), text(value)?)))
     });

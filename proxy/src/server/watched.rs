@@ -11,10 +11,11 @@ use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::body::{Body, Short};
+use crate::config::Config;
 use crate::metrics::{Metrics, Request as RequestLabels};
 use crate::oci::Pull;
 use crate::oci::pull::Content;
-use crate::pull::{Core, Source};
+use crate::pull::Source;
 
 /// What is told of a request when it is over.
 pub(super) struct Record {
@@ -38,11 +39,11 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub fn new(core: &Core, client: IpAddr, method: &hyper::Method, path: &str) -> Self {
-        core.metrics.in_flight.inc();
+    pub fn new(metrics: &Arc<Metrics>, config: &Config, client: IpAddr, method: &hyper::Method, path: &str) -> Self {
+        metrics.in_flight.inc();
         Self {
-            metrics: core.metrics.clone(),
-            log: core.config.log.access,
+            metrics: metrics.clone(),
+            log: config.log.access,
             id: next_id(),
             client,
             method: method.to_string(),
