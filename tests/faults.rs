@@ -26,6 +26,15 @@ fn stage() -> (Fake, Content, String, Proxy) {
     (fake, content, path, proxy)
 }
 
+/// The same, with a proxy that asks again for what was just not there.
+fn stage_without_memory() -> (Fake, Content, String, Proxy) {
+    let fake = Fake::start();
+    let content = Content::noise(5, SIZE);
+    let path = fake.put_blob("library/app", content.clone());
+    let proxy = Site::of(&fake.url()).cache("miss_ttl = \"0s\"").start();
+    (fake, content, path, proxy)
+}
+
 /// Many ask at once. Gives their answers, but for those that ended without a word.
 fn ask_eight_times(proxy: &Proxy, path: &str) -> Vec<Answer> {
     thread::scope(|scope| {
@@ -36,7 +45,7 @@ fn ask_eight_times(proxy: &Proxy, path: &str) -> Vec<Answer> {
 }
 
 #[test]
-fn i3_wrong_bytes_are_never_whole_and_never_cached() {
+fn u4_i3_wrong_bytes_are_never_whole_and_never_cached() {
     for size in [1, 1000, 100_000, SIZE] {
         let fake = Fake::start();
         let content = Content::noise(6, size);
@@ -56,7 +65,7 @@ fn i3_wrong_bytes_are_never_whole_and_never_cached() {
 }
 
 #[test]
-fn i3_a_body_that_is_longer_than_its_blob_is_never_whole() {
+fn u5_i3_a_body_that_is_longer_than_its_blob_is_never_whole() {
     let (fake, content, path, proxy) = stage();
     let mut longer = Vec::new();
     content.write(&mut longer, 0, SIZE).unwrap();
@@ -68,7 +77,7 @@ fn i3_a_body_that_is_longer_than_its_blob_is_never_whole() {
 }
 
 #[test]
-fn i6_a_broken_transfer_is_resumed_and_the_client_sees_nothing_of_it() {
+fn u1_i6_a_broken_transfer_is_resumed_and_the_client_sees_nothing_of_it() {
     let mut wrong = Vec::new();
     for after in [0, 1, SIZE / 2, SIZE - 1] {
         for act in [Act::CloseAfter(after), Act::ResetAfter(after)] {
@@ -87,7 +96,7 @@ fn i6_a_broken_transfer_is_resumed_and_the_client_sees_nothing_of_it() {
 }
 
 #[test]
-fn a_broken_transfer_is_resumed_with_a_range() {
+fn u1_a_broken_transfer_is_resumed_with_a_range() {
     let (fake, content, path, proxy) = stage();
     fake.next(&path, Act::CloseAfter(SIZE / 2));
     assert_whole(&proxy.get(&path).fetch(), &content.digest());
@@ -96,7 +105,7 @@ fn a_broken_transfer_is_resumed_with_a_range() {
 }
 
 #[test]
-fn an_upstream_that_knows_no_ranges_is_asked_for_the_whole_again() {
+fn u1_an_upstream_that_knows_no_ranges_is_asked_for_the_whole_again() {
     let (fake, content, path, proxy) = stage();
     fake.next(&path, Act::CloseAfter(SIZE / 2));
     fake.next(&path, Act::ServeWhole);
@@ -104,7 +113,7 @@ fn an_upstream_that_knows_no_ranges_is_asked_for_the_whole_again() {
 }
 
 #[test]
-fn i3_wrong_bytes_in_the_resumed_half_are_never_whole() {
+fn u4_i3_wrong_bytes_in_the_resumed_half_are_never_whole() {
     let (fake, content, path, proxy) = stage();
     fake.next(&path, Act::CloseAfter(SIZE / 4));
     fake.always(&path, Act::Lie(content.corrupted()));
@@ -113,7 +122,7 @@ fn i3_wrong_bytes_in_the_resumed_half_are_never_whole() {
 }
 
 #[test]
-fn i6_a_transfer_that_always_breaks_ends_short_with_a_clean_close() {
+fn u6_i6_a_transfer_that_always_breaks_ends_short_with_a_clean_close() {
     let (fake, content, path, proxy) = stage();
     // The second half is never to be had: resumed transfers close at once.
     fake.next(&path, Act::CloseAfter(SIZE / 2));
@@ -128,7 +137,7 @@ fn i6_a_transfer_that_always_breaks_ends_short_with_a_clean_close() {
 }
 
 #[test]
-fn a_body_without_a_length_is_judged_by_its_digest() {
+fn u7_a_body_without_a_length_is_judged_by_its_digest() {
     let (fake, content, path, proxy) = stage();
     fake.next(&path, Act::ServeChunked);
     assert_whole(&proxy.get(&path).fetch(), &content.digest());
@@ -136,7 +145,7 @@ fn a_body_without_a_length_is_judged_by_its_digest() {
 }
 
 #[test]
-fn i3_an_empty_answer_is_never_a_whole_blob() {
+fn u8_i3_an_empty_answer_is_never_a_whole_blob() {
     let (fake, content, path, proxy) = stage();
     fake.always(&path, Act::Reply(Reply::status(200)));
     for _ in 0..2 {
@@ -146,12 +155,13 @@ fn i3_an_empty_answer_is_never_a_whole_blob() {
 }
 
 #[test]
-fn an_answer_that_is_no_blob_is_a_502() {
+fn u8_an_answer_that_is_no_blob_is_a_502() {
     let (fake, content, path, proxy) = stage();
     let page = Reply::status(200).field("Content-Type", "text/html").body(b"<html>Log in to the hotel</html>");
     let zipped = Reply::status(200).field("Content-Encoding", "gzip").body(b"\x1f\x8b rest");
     let mut wrong = Vec::new();
-    for reply in [page, zipped, Reply::status(200), Reply::status(204), Reply::status(304)] {
+    let part = Reply::status(206).field("Content-Range", "bytes 0-9/3000000").body(b"0123456789");
+    for reply in [page, zipped, part, Reply::status(200), Reply::status(204), Reply::status(304)] {
         fake.always(&path, Act::Reply(reply.clone()));
         let answer = proxy.get(&path).fetch();
         if (answer.status, answer.end) != (502, End::Whole) {
@@ -164,8 +174,8 @@ fn an_answer_that_is_no_blob_is_a_502() {
 }
 
 #[test]
-fn what_the_upstream_refuses_is_told_in_the_words_of_the_specification() {
-    let (fake, _, path, proxy) = stage();
+fn u10_what_the_upstream_refuses_is_told_in_the_words_of_the_specification() {
+    let (fake, _, path, proxy) = stage_without_memory();
     let (unknown, status) = ("/v2/library/app/manifests/none", |status| Act::Reply(Reply::status(status)));
     for (asked, act, status, code) in [
         (unknown, Act::Serve, 404, "MANIFEST_UNKNOWN"),
@@ -190,7 +200,7 @@ fn what_the_upstream_refuses_is_told_in_the_words_of_the_specification() {
 }
 
 #[test]
-fn a_429_is_handed_on_only_as_the_last_resort_and_with_its_time() {
+fn u10_a_429_is_handed_on_only_as_the_last_resort_and_with_its_time() {
     let (fake, content, path, proxy) = stage();
     let busy = |seconds: &str| Act::Reply(Reply::status(429).field("Retry-After", seconds));
     fake.next(&path, busy("1"));
@@ -204,7 +214,7 @@ fn a_429_is_handed_on_only_as_the_last_resort_and_with_its_time() {
 }
 
 #[test]
-fn i3_a_manifest_of_another_digest_is_never_served() {
+fn u4_i3_a_manifest_of_another_digest_is_never_served() {
     let (fake, image, proxy) = proxied();
     let path = format!("/v2/library/app/manifests/{}", image.digest());
     let other = Image::small("other");
@@ -216,7 +226,7 @@ fn i3_a_manifest_of_another_digest_is_never_served() {
 }
 
 #[test]
-fn a_manifest_over_4_mib_is_refused_while_it_is_read() {
+fn u17_a_manifest_over_4_mib_is_refused_while_it_is_read() {
     let (fake, image, proxy) = proxied();
     let manifest = vec![b' '; (4 << 20) + 1];
     fake.put(APP, image.media_type(), manifest.into());
@@ -225,7 +235,47 @@ fn a_manifest_over_4_mib_is_refused_while_it_is_read() {
 }
 
 #[test]
-fn an_upstream_that_says_nothing_or_stalls_holds_nobody_for_ever() {
+fn u17_a_body_that_is_no_manifest_is_a_502() {
+    let (fake, image, proxy) = proxied();
+    let oci = "application/vnd.oci.image.manifest.v1+json";
+    let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let both = format!(r#"{{"layers":[{{"digest":"{empty}"}}],"manifests":[{{"digest":"{empty}"}}]}}"#);
+    let other = r#"{"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}"#;
+    let deep = format!("{{\"layers\":{}", "[".repeat(100_000));
+    for (body, why) in [
+        (both.as_bytes(), "both an image and an index"),
+        (other.as_bytes(), "its own media type is another"),
+        (deep.as_bytes(), "deeper than anybody reads"),
+        (b"{\"layers\":[],\"x\":\"\xff\"}", "no UTF-8"),
+        (b"<html>Log in to the hotel</html>", "a page"),
+        (b"", "nothing"),
+    ] {
+        fake.put(APP, oci, body.to_vec().into());
+        let answer = proxy.get(APP).fetch();
+        assert_eq!((answer.status, answer.end), (502, End::Whole), "{why}: {}", answer.text());
+        assert!(answer.message().contains("docker.io/library/app"), "{why}: {}", answer.message());
+    }
+    assert_eq!(proxy.site().blobs(), []);
+    fake.put_image(&image, "library/app:1");
+    assert_pulls(&proxy, &image);
+}
+
+#[test]
+fn u17_a_manifest_keeps_its_bytes_whatever_they_are() {
+    let (fake, _image, proxy) = proxied();
+    // Twice the same key, odd spaces, a key that nobody knows: what was signed is these bytes.
+    let odd = br#" {"schemaVersion":2,  "schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"x":{"y":[1]}}
+"#;
+    fake.put(APP, "application/vnd.oci.image.index.v1+json", odd.to_vec().into());
+    for _ in 0..2 {
+        let answer = proxy.get(APP).fetch();
+        assert_eq!((answer.status, answer.body.as_slice()), (200, &odd[..]));
+        assert_eq!(answer.fields.get("Content-Type"), Some("application/vnd.oci.image.index.v1+json"));
+    }
+}
+
+#[test]
+fn u2_an_upstream_that_says_nothing_or_stalls_holds_nobody_for_ever() {
     let (fake, content, path, proxy) = stage();
     fake.put_image(&Image::small("app"), "library/app:1");
     fake.always(APP, Act::Silent);
@@ -245,7 +295,7 @@ fn an_upstream_that_says_nothing_or_stalls_holds_nobody_for_ever() {
 }
 
 #[test]
-fn i3_after_a_kill_in_a_cold_pull_no_partial_blob_is_served() {
+fn d3_i3_after_a_kill_in_a_cold_pull_no_partial_blob_is_served() {
     let (fake, content, path, proxy) = stage();
     let gate = Gate::new();
     fake.next(&path, Act::Hold(SIZE / 2, gate.clone()));
@@ -264,7 +314,7 @@ fn i3_after_a_kill_in_a_cold_pull_no_partial_blob_is_served() {
 }
 
 #[test]
-fn i3_kills_at_any_moment_leave_nothing_wrong() {
+fn d3_i3_kills_at_any_moment_leave_nothing_wrong() {
     let fake = Fake::start();
     let image = Image::new("app", &[700_000, 500_000, 300_000]);
     fake.put_image(&image, "library/app:1");
@@ -301,7 +351,7 @@ fn i3_kills_at_any_moment_leave_nothing_wrong() {
 }
 
 #[test]
-fn i3_a_cached_file_of_the_wrong_size_is_not_served_as_whole() {
+fn d5_i3_a_cached_file_of_the_wrong_size_is_not_served_as_whole() {
     let (fake, content, path, proxy) = stage();
     assert_whole(&proxy.get(&path).fetch(), &content.digest());
     eventually("the blob is cached", || proxy.site().blobs().len() == 1);
@@ -317,7 +367,7 @@ fn i3_a_cached_file_of_the_wrong_size_is_not_served_as_whole() {
 }
 
 #[test]
-fn sigterm_lets_a_running_body_finish() {
+fn t3_sigterm_lets_a_running_body_finish() {
     let (fake, content, path, proxy) = stage();
     let gate = Gate::new();
     fake.next(&path, Act::Hold(SIZE / 2, gate.clone()));
@@ -334,7 +384,7 @@ fn sigterm_lets_a_running_body_finish() {
 }
 
 #[test]
-fn an_upstream_that_is_down_at_the_start_is_found_when_it_comes() {
+fn u18_an_upstream_that_is_down_at_the_start_is_found_when_it_comes() {
     let (fake, image) = crate::fake_with_app();
     fake.stop();
     let proxy = Site::of(&fake.url()).start();
@@ -346,10 +396,10 @@ fn an_upstream_that_is_down_at_the_start_is_found_when_it_comes() {
 }
 
 /// A small file system of its own under a folder, for as long as this lives.
-struct SmallDisk(PathBuf);
+pub(crate) struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    fn mount(folder: PathBuf, size: &str) -> Self {
+    pub(crate) fn mount(folder: PathBuf, size: &str) -> Self {
         fs::create_dir_all(&folder).unwrap();
         let options = format!("size={size}");
         let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&folder).status();
@@ -365,7 +415,7 @@ impl Drop for SmallDisk {
 }
 
 #[test]
-fn i7_a_full_disk_fails_no_pull() {
+fn d1_i7_a_full_disk_fails_no_pull() {
     let (fake, image) = fake_with_app();
     let content = Content::noise(41, 3 * SIZE);
     let path = fake.put_blob("library/app", content.clone());

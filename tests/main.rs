@@ -2,6 +2,7 @@
 
 mod architecture;
 mod cli;
+mod coalescing;
 mod faults;
 mod input;
 mod instruments;
@@ -11,6 +12,8 @@ mod pulls;
 mod ranges;
 mod reload;
 mod streaming;
+mod tags;
+mod transfers;
 mod upstreams;
 
 use tidegate_tests::content::sha256;

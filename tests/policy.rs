@@ -163,6 +163,28 @@ fn i6_a_mirror_killed_in_a_blob_is_replaced_in_the_same_response() {
 }
 
 #[test]
+fn u4_wrong_bytes_of_one_mirror_are_made_good_by_the_next() {
+    let Mirrors { a, b, source, proxy, .. } = with_mirrors("source = \"last\"");
+    // A small blob is waited for whole: its client sees nothing of it.
+    let small = Content::noise(31, 50_000);
+    let path = a.put_blob("library/app", small.clone());
+    b.put_blob("hub/library/app", small.clone());
+    a.always(&path, Act::Lie(small.corrupted()));
+    assert_whole(&proxy.get(&path).fetch(), &small.digest());
+    // Of a big one the client has had wrong bytes: its answer ends short, and the next one is right.
+    let big = Content::noise(32, 5_000_000);
+    let path = a.put_blob("library/app", big.clone());
+    let on_b = b.put_blob("hub/library/app", big.clone());
+    a.always(&path, Act::Lie(big.corrupted()));
+    crate::assert_never_wrong(&proxy.get(&path).fetch(), &big.digest());
+    assert_whole(&proxy.get(&path).fetch(), &big.digest());
+    assert_eq!((a.count("GET", &path), b.count("GET", &on_b), source.count("GET", &path)), (1, 1, 0));
+    let metrics = proxy.admin("/metrics").text();
+    let line = "tidegate_upstream_broken_bodies_total{registry=\"mirror-a.lan\",failure=\"digest-mismatch\"} 2";
+    assert!(metrics.contains(line), "{metrics}");
+}
+
+#[test]
 fn every_client_pulls_while_a_mirror_breaks_off_in_each_layer() {
     let image = Image::new("large", &[5_000_000, 3_000_000]);
     let (mirror, registry) = (Fake::start(), Registry::start());

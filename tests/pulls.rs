@@ -10,7 +10,7 @@ use tidegate_tests::image::Image;
 use tidegate_tests::registry::Registry;
 use tidegate_tests::site::Site;
 
-use crate::{APP, app_blob, assert_caches, assert_pulls, assert_whole, proxied};
+use crate::{APP, app_blob, assert_caches, assert_pulls, assert_whole, fake_with_app, proxied};
 
 /// Runs something for every client at once.
 fn each(clients: &[Box<dyn Client>], work: impl Fn(&dyn Client) + Sync) {
@@ -231,7 +231,8 @@ fn a_tag_that_the_upstream_no_longer_has_is_gone_once_its_time_is_over() {
 
 #[test]
 fn i10_a_cached_blob_is_served_through_a_repository_only_when_that_one_holds_it() {
-    let (fake, image, proxy) = proxied();
+    let (fake, image) = fake_with_app();
+    let proxy = Site::of(&fake.url()).cache("miss_ttl = \"0s\"").start();
     assert_caches(&proxy, &image);
     let digest = image.layer_digest(0);
     let other = format!("/v2/library/other/blobs/{digest}");
@@ -243,7 +244,8 @@ fn i10_a_cached_blob_is_served_through_a_repository_only_when_that_one_holds_it(
 
 #[test]
 fn tags_and_referrers_come_from_the_upstream() {
-    let (fake, image, proxy) = proxied();
+    let (fake, image) = fake_with_app();
+    let proxy = Site::of(&fake.url()).cache("miss_ttl = \"0s\"").start();
     let tags = br#"{"name":"library/app","tags":["1","2"]}"#;
     fake.put("/v2/library/app/tags/list", "application/json", tags.to_vec().into());
     let answer = proxy.get("/v2/library/app/tags/list").fetch();

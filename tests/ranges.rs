@@ -1,9 +1,12 @@
 //! Parts of blobs: of cached ones, of cold ones, and of one that is on its way.
 
+use std::thread;
+
 use tidegate_tests::content::Content;
+use tidegate_tests::eventually;
 use tidegate_tests::fake::{Act, Fake};
 use tidegate_tests::gate::Gate;
-use tidegate_tests::http::End;
+use tidegate_tests::http::{Answer, End, Fields};
 use tidegate_tests::proxy::Proxy;
 use tidegate_tests::site::Site;
 
@@ -91,30 +94,6 @@ fn if_range_with_another_tag_gives_the_whole() {
 }
 
 #[test]
-fn several_ranges_come_as_parts_or_as_the_whole() {
-    let (_fake, content, path, proxy) = stage();
-    assert_whole(&proxy.get(&path).fetch(), &content.digest());
-    let answer = proxy.get(&path).field("Range", "bytes=0-99,1000-1099").fetch();
-    assert_eq!(answer.end, End::Whole);
-    match answer.status {
-        200 => assert_whole(&answer, &content.digest()),
-        206 => {
-            let media_type = answer.fields.get("Content-Type").unwrap_or_default();
-            assert!(media_type.starts_with("multipart/byteranges"), "{media_type}");
-            for first in [0_usize, 1000] {
-                let head = format!("Content-Range: bytes {first}-{}/{SIZE}", first + 99);
-                let text = answer.text().to_ascii_lowercase();
-                assert!(text.contains(&head.to_ascii_lowercase()), "{head}");
-                let mut part = Vec::new();
-                content.write(&mut part, first as u64, first as u64 + 100).unwrap();
-                assert!(answer.body.windows(100).any(|window| window == part), "{head}");
-            }
-        }
-        status => panic!("{status}"),
-    }
-}
-
-#[test]
 fn a_range_of_a_cold_blob_is_right_and_fills_nothing_wrong() {
     for (range, first, last) in [("bytes=0-", 0, SIZE - 1), ("bytes=1500000-", 1_500_000, SIZE - 1)] {
         let (_fake, content, path, proxy) = stage();
@@ -157,4 +136,125 @@ fn i3_a_range_with_the_last_byte_of_wrong_bytes_is_never_whole() {
         assert!(!whole, "{range}: status {} with {} bytes", answer.status, answer.body.len());
     }
     assert_eq!(proxy.site().blobs(), []);
+}
+
+/// Splits a multipart body into the `Content-Range` and the bytes of each part.
+fn parts(answer: &Answer) -> Vec<(String, Vec<u8>)> {
+    let media_type = answer.fields.get("Content-Type").unwrap_or_default();
+    let boundary = media_type.strip_prefix("multipart/byteranges; boundary=").expect(media_type);
+    let mut rest = answer.body.as_slice();
+    let mut found = Vec::new();
+    loop {
+        let line = format!("--{boundary}\r\n");
+        let Some(part) = rest.strip_prefix(line.as_bytes()) else { break };
+        let head = part.windows(4).position(|four| four == b"\r\n\r\n").expect("the head of a part");
+        let fields = Fields::read(&mut &part[..head + 4]).expect("fields");
+        assert_eq!(fields.get("Content-Type"), Some("application/octet-stream"));
+        let range = fields.get("Content-Range").expect("a range").to_owned();
+        let (first, last) = range.trim_start_matches("bytes ").split_once('/').unwrap().0.split_once('-').unwrap();
+        let length = last.parse::<usize>().unwrap() - first.parse::<usize>().unwrap() + 1;
+        let body = &part[head + 4..];
+        found.push((range, body[..length].to_vec()));
+        rest = body[length..].strip_prefix(b"\r\n").expect("a line end behind each part");
+    }
+    assert_eq!(rest, format!("--{boundary}--\r\n").as_bytes(), "nothing else");
+    found
+}
+
+#[test]
+fn several_ranges_are_one_body_of_several_parts() {
+    let (_fake, content, path, proxy) = stage();
+    // On a cold blob, on one that is on its way, and on a cached one.
+    for _ in 0..2 {
+        let answer = proxy.get(&path).field("Range", "bytes=2000000-2000009,0-0,-5").fetch();
+        assert_eq!((answer.status, answer.end), (206, End::Whole));
+        assert_eq!(answer.fields.get("Content-Length"), Some(answer.body.len().to_string().as_str()));
+        let parts = parts(&answer);
+        for ((range, bytes), (first, last)) in parts.iter().zip([(2_000_000, 2_000_009), (0, 0), (SIZE - 5, SIZE - 1)])
+        {
+            assert_eq!(*range, format!("bytes {first}-{last}/{SIZE}"));
+            assert!(content.holds(first, bytes), "{range}");
+        }
+        assert_eq!(parts.len(), 3);
+        eventually("the blob is cached", || proxy.site().blobs().len() == 1);
+    }
+    // What asks for bytes twice, or for too many parts, gets the whole.
+    let many = (0..33).map(|part| format!("{}-{}", part * 2, part * 2)).collect::<Vec<_>>().join(",");
+    for range in ["bytes=0-5,5-9".to_owned(), format!("bytes={many}")] {
+        assert_whole(&proxy.get(&path).field("Range", &range).fetch(), &content.digest());
+    }
+}
+
+#[test]
+fn c4_a_range_far_ahead_does_not_wait_for_the_transfer() {
+    let (fake, content, path, proxy) = stage();
+    let (fill, sides) = (Gate::new(), Gate::new());
+    fake.next(&path, Act::Hold(100_000, fill.clone()));
+    let leader = proxy.get(&path).open().unwrap();
+    fill.wait_reached();
+    // Its bytes come while those before them are still to come.
+    assert_part(&proxy, &content, &path, "bytes=2000000-2099999", 2_000_000, 2_099_999);
+    assert_eq!(fake.count("GET", &path), 2);
+    // A fill has two such transfers beside it at most: further readers wait for it.
+    for _ in 0..2 {
+        fake.next(&path, Act::Hold(0, sides.clone()));
+    }
+    thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_part(&proxy, &content, &path, "bytes=1000000-1000009", 1_000_000, 1_000_009));
+        }
+        fake.wait_count(&path, 4);
+        fill.open();
+        assert_eq!(leader.finish().end, End::Whole);
+        sides.open();
+    });
+    assert_eq!(fake.count("GET", &path), 4);
+}
+
+#[test]
+fn i3_a_range_far_ahead_with_the_last_byte_waits_for_the_digest() {
+    for wrong in [false, true] {
+        let (fake, content, path, proxy) = stage();
+        let gate = Gate::new();
+        fake.next(&path, Act::Hold(100_000, gate.clone()));
+        let leader = proxy.get(&path).open().unwrap();
+        gate.wait_reached();
+        if wrong {
+            fake.always(&path, Act::Lie(content.corrupted()));
+        }
+        let mut ahead = proxy.get(&path).field("Range", "bytes=2000000-").open().unwrap();
+        let mut taken = 0;
+        let mut buffer = vec![0; 100_000];
+        // All but the last byte comes while the transfer is held.
+        while taken < 999_999 {
+            taken += ahead.read_some(&mut buffer).unwrap();
+        }
+        assert_eq!(taken, 999_999);
+        if wrong {
+            // The transfer breaks, and goes on with wrong bytes.
+            fake.stop();
+            fake.restart();
+        }
+        gate.open();
+        assert_eq!(ahead.finish().end == End::Whole, !wrong);
+        assert_eq!(leader.finish().end == End::Whole, !wrong);
+    }
+}
+
+#[test]
+fn a_server_without_ranges_is_not_asked_for_one_far_ahead_twice() {
+    let (fake, content, path, proxy) = stage();
+    let gate = Gate::new();
+    fake.next(&path, Act::Hold(100_000, gate.clone()));
+    fake.always(&path, Act::ServeWhole);
+    let leader = proxy.get(&path).open().unwrap();
+    gate.wait_reached();
+    thread::scope(|scope| {
+        let ahead = scope.spawn(|| assert_part(&proxy, &content, &path, "bytes=2000000-2000009", 2_000_000, 2_000_009));
+        fake.wait_count(&path, 2);
+        gate.open();
+        ahead.join().unwrap();
+    });
+    assert_eq!(leader.finish().end, End::Whole);
+    assert_eq!(fake.count("GET", &path), 2);
 }

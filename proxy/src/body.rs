@@ -110,18 +110,23 @@ pub fn verify(chunks: Chunks, digest: Digest) -> Chunks {
 }
 
 /// The part of a content that a client asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Part {
     /// All of it.
     Whole,
     /// From the first byte to before the second. Units: bytes.
     Range(u64, u64),
+    /// Several such, none of which touches another's bytes, in the order in which they are asked for.
+    Many(Vec<(u64, u64)>),
     /// No byte of it.
     Unsatisfiable,
 }
 
-/// Reads the header `Range` for a content of `size` bytes. What is no byte range, or more than one, is the whole:
-/// a client must be ready for it.
+/// Ranges of one request that are answered one by one; who asks for more gets the whole.
+const RANGES_MAX: usize = 32;
+
+/// Reads the header `Range` for a content of `size` bytes. What is no byte range, or asks for more ranges than
+/// [`RANGES_MAX`] or for bytes twice, is the whole: a client must be ready for it.
 ///
 /// Source: RFC 9110, section 14.2.
 pub fn parse_range(header: &str, size: u64) -> Part {
@@ -132,17 +137,80 @@ pub fn parse_range(header: &str, size: u64) -> Part {
     let Ok(parsed) = http_range_header::parse_range_header(header) else {
         return Part::Whole;
     };
-    let [range] = parsed.ranges.as_slice() else {
-        return Part::Whole;
-    };
-    match (range.start, range.end) {
-        (StartPosition::FromLast(0), _) => Part::Unsatisfiable,
-        (StartPosition::FromLast(_), _) if size == 0 => Part::Unsatisfiable,
-        (StartPosition::FromLast(last), _) => Part::Range(size.saturating_sub(last), size),
-        (StartPosition::Index(start), EndPosition::Index(end)) if end < start => Part::Whole,
-        (StartPosition::Index(start), _) if start >= size => Part::Unsatisfiable,
-        (StartPosition::Index(start), EndPosition::LastByte) => Part::Range(start, size),
-        (StartPosition::Index(start), EndPosition::Index(end)) => Part::Range(start, end.saturating_add(1).min(size)),
+    let mut parts = Vec::new();
+    for range in &parsed.ranges {
+        let part = match (range.start, range.end) {
+            (StartPosition::Index(start), EndPosition::Index(end)) if end < start => return Part::Whole,
+            (StartPosition::FromLast(last), _) => (size.saturating_sub(last), size),
+            (StartPosition::Index(start), EndPosition::LastByte) => (start, size),
+            (StartPosition::Index(start), EndPosition::Index(end)) => (start, end.saturating_add(1).min(size)),
+        };
+        // A range that no byte can satisfy is left out, as long as there are others.
+        if part.0 < part.1 {
+            parts.push(part);
+        }
+    }
+    match parts.as_slice() {
+        [] => Part::Unsatisfiable,
+        [(start, end)] => Part::Range(*start, *end),
+        _ if parts.len() > RANGES_MAX || overlap(&parts) => Part::Whole,
+        _ => Part::Many(parts),
+    }
+}
+
+fn overlap(parts: &[(u64, u64)]) -> bool {
+    let mut sorted = parts.to_vec();
+    sorted.sort_unstable();
+    sorted.windows(2).any(|pair| pair[0].1 > pair[1].0)
+}
+
+/// Several parts of one content, as one body.
+///
+/// Source: RFC 9110, section 14.6; RFC 2046, section 5.1.
+pub struct Multipart {
+    /// Its `Content-Type`, with the boundary.
+    pub media_type: String,
+    /// Of the whole body. Units: bytes.
+    pub length: u64,
+    heads: Vec<(Bytes, (u64, u64))>,
+    tail: Bytes,
+}
+
+impl Multipart {
+    /// Parts of a content of `size` bytes and a media type. `boundary`: a word that stands in none of them.
+    pub fn new(parts: &[(u64, u64)], size: u64, media_type: &str, boundary: &str) -> Self {
+        let head = |(start, end): (u64, u64)| {
+            let last = end - 1;
+            format!(
+                "\r\n--{boundary}\r\nContent-Type: {media_type}\r\nContent-Range: bytes {start}-{last}/{size}\r\n\r\n"
+            )
+        };
+        let mut heads: Vec<_> = parts.iter().map(|part| (Bytes::from(head(*part)), *part)).collect();
+        // The line end before the first boundary would be a preamble, which some readers do not expect.
+        if let Some((first, _)) = heads.first_mut() {
+            *first = first.slice(2..);
+        }
+        let tail = Bytes::from(format!("\r\n--{boundary}--\r\n"));
+        let length = heads.iter().map(|(head, (start, end))| head.len() as u64 + (end - start)).sum::<u64>();
+        let media_type = format!("multipart/byteranges; boundary={boundary}");
+        Self { media_type, length: length + tail.len() as u64, heads, tail }
+    }
+
+    /// The body; `read` gives the bytes from one offset to before another.
+    pub fn chunks(self, mut read: impl FnMut(u64, u64) -> Chunks + Send + 'static) -> Chunks {
+        let parts = self.heads.into_iter().map(move |(head, (start, end))| {
+            let head = futures_util::stream::once(std::future::ready(Ok(head)));
+            head.chain(read(start, end))
+        });
+        let tail = futures_util::stream::once(std::future::ready(Ok(self.tail)));
+        let mut broken = false;
+        // Behind a part that broke nothing comes that could make the body look whole.
+        let all = futures_util::stream::iter(parts).flatten().chain(tail).take_while(move |chunk| {
+            let go_on = !broken;
+            broken |= chunk.is_err();
+            std::future::ready(go_on)
+        });
+        Box::pin(all)
     }
 }
 
@@ -169,10 +237,42 @@ mod tests {
             ("bytes = 0-3", Part::Whole),
             ("bytes=99999999999999999999-", Part::Whole),
             ("items=0-5", Part::Whole),
-            ("bytes=0-1,5-6", Part::Whole),
+            ("bytes=0-1,5-6", Part::Many(vec![(0, 2), (5, 7)])),
+            ("bytes=5-6,0-1", Part::Many(vec![(5, 7), (0, 2)])),
+            ("bytes=0-1, 200-300", Part::Range(0, 2)),
+            ("bytes=200-300,400-", Part::Unsatisfiable),
+            ("bytes=0-5,5-6", Part::Whole),
+            ("bytes=0-1,-99", Part::Whole),
         ] {
             assert_eq!(parse_range(header, 100), part, "{header}");
         }
+        let many = |count: u64| (0..count).map(|at| format!("{}-{}", 2 * at, 2 * at)).collect::<Vec<_>>().join(",");
+        assert!(matches!(parse_range(&format!("bytes={}", many(32)), 100), Part::Many(parts) if parts.len() == 32));
+        assert_eq!(parse_range(&format!("bytes={}", many(33)), 100), Part::Whole);
+        assert_eq!(parse_range("bytes=-5", 0), Part::Unsatisfiable);
+    }
+
+    #[tokio::test]
+    async fn several_ranges_are_one_body() {
+        let content = b"0123456789";
+        let multipart = Multipart::new(&[(8, 10), (0, 2)], 10, "text/plain", "B");
+        assert_eq!(multipart.media_type, "multipart/byteranges; boundary=B");
+        let length = multipart.length;
+        let read = |start: u64, end: u64| -> Chunks {
+            let bytes = &content[usize::try_from(start).expect("small")..usize::try_from(end).expect("small")];
+            Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(bytes))]))
+        };
+        let chunks: Vec<_> = multipart.chunks(read).collect().await;
+        let body = chunks.into_iter().map(|chunk| chunk.expect("whole")).collect::<Vec<_>>().concat();
+        assert_eq!(body.len() as u64, length);
+        let right = "--B\r\nContent-Type: text/plain\r\nContent-Range: bytes 8-9/10\r\n\r\n89\r\n\
+                     --B\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\r\n--B--\r\n";
+        assert_eq!(String::from_utf8(body).expect("text"), right);
+
+        let multipart = Multipart::new(&[(0, 1), (2, 3)], 10, "text/plain", "B");
+        let broken = |_, _| -> Chunks { Box::pin(futures_util::stream::iter([Err(Short("gone".to_owned()))])) };
+        let chunks: Vec<_> = multipart.chunks(broken).collect().await;
+        assert!(chunks.len() == 2 && chunks[1].is_err(), "nothing comes behind what broke");
     }
 
     #[tokio::test]

@@ -28,6 +28,15 @@ pub struct Attempt {
     pub outcome: &'static str,
 }
 
+/// Labels of a body that an upstream did not bring to its end.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct BrokenBody {
+    /// The registry that sent it.
+    pub registry: String,
+    /// The kind of its failure: `truncated`, `timeout`, `digest-mismatch`, `other`.
+    pub failure: &'static str,
+}
+
 /// The label of what concerns one upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Upstream {
@@ -38,7 +47,7 @@ pub struct Upstream {
 /// The label of how something ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
-    /// `ok`, `failed`, `abandoned`.
+    /// `ok`, `failed`, `orphaned`.
     pub outcome: &'static str,
 }
 
@@ -75,6 +84,10 @@ pub struct Metrics {
     pub attempts: Family<Attempt, Counter>,
     /// Bytes of bodies that upstreams sent.
     pub received_bytes: Family<Upstream, Counter>,
+    /// Bodies that upstreams did not bring to their end, or that were wrong.
+    pub broken_bodies: Family<BrokenBody, Counter>,
+    /// Transfers beside a fill, for readers far ahead of it.
+    pub side_ranges: Counter,
     /// Fills that ended.
     pub fills: Family<Outcome, Counter>,
     /// Requests that shared the fill of another.
@@ -104,6 +117,16 @@ impl Metrics {
             "Bodies that upstreams sent",
             Unit::Bytes,
             self.received_bytes.clone(),
+        );
+        registry.register(
+            "upstream_broken_bodies",
+            "Bodies that upstreams did not bring to their end, or that were wrong",
+            self.broken_bodies.clone(),
+        );
+        registry.register(
+            "side_ranges",
+            "Transfers beside a fill, for readers far ahead of it",
+            self.side_ranges.clone(),
         );
         registry.register("fills", "Fills of the cache that ended", self.fills.clone());
         registry.register("coalesced_requests", "Requests that shared the fill of another", self.coalesced.clone());

@@ -123,6 +123,11 @@ impl Request {
 
     /// Sends it on a connection of its own, and reads the head of the answer.
     pub fn open(&self) -> io::Result<Response> {
+        Response::read(BufReader::new(self.start()?), &self.method)
+    }
+
+    /// Sends it on a connection of its own, and reads nothing.
+    pub fn start(&self) -> io::Result<TcpStream> {
         let rest = self.url.strip_prefix("http://").expect("the harness speaks plain HTTP");
         let (authority, target) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
         let stream = TcpStream::connect(authority)?;
@@ -138,7 +143,7 @@ impl Request {
         }
         text.push_str("\r\n");
         (&stream).write_all(text.as_bytes())?;
-        Response::read(BufReader::new(stream), &self.method)
+        Ok(stream)
     }
 
     /// Sends it and reads the whole answer.

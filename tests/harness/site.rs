@@ -21,6 +21,7 @@ pub struct Site {
     admin: String,
     top: String,
     cache: String,
+    limits: String,
     plugins: String,
     registries: String,
     variables: Vec<(String, String)>,
@@ -39,8 +40,8 @@ impl Site {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         fs::create_dir(folder.path().join("plugins.d")).unwrap();
         let any = "127.0.0.1:0".to_owned();
-        let (top, cache, plugins, registries) = Default::default();
-        Self { folder, listen: any.clone(), admin: any, top, cache, plugins, registries, variables: Vec::new() }
+        let (top, cache, limits, plugins, registries) = Default::default();
+        Self { folder, listen: any.clone(), admin: any, top, cache, limits, plugins, registries, variables: Vec::new() }
     }
 
     /// One registry, `docker.io`, which is the default one.
@@ -75,6 +76,13 @@ impl Site {
     #[must_use]
     pub fn cache(mut self, line: &str) -> Self {
         self.cache = format!("{}{line}\n", self.cache);
+        self
+    }
+
+    /// With lines in the table `limits`.
+    #[must_use]
+    pub fn limits(mut self, lines: &str) -> Self {
+        self.limits = format!("{}{lines}\n", self.limits);
         self
     }
 
@@ -161,8 +169,9 @@ impl Site {
         let config = format!(
             "listen = \"{}\"\nadmin = \"{}\"\n{}\n[log]\nformat = \"json\"\n\
              [cache]\ndir = \"{folder}/cache\"\n{}\n\
+             [limits]\n{}\n\
              [plugins]\ndir = \"{folder}/plugins.d\"\nstate_dir = \"{folder}/state\"\n{}\n{}",
-            self.listen, self.admin, self.top, self.cache, self.plugins, self.registries,
+            self.listen, self.admin, self.top, self.cache, self.limits, self.plugins, self.registries,
         );
         let file = self.path("tidegate.toml");
         fs::write(&file, config).unwrap();

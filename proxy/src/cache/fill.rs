@@ -1,32 +1,32 @@
-//! One fill of one digest: one writer, many readers that follow it in the growing file.
+//! One fill of one digest: one writer, many readers that follow it in the growing file (`follow.rs`).
 //!
 //! A byte is hashed and written before any reader may have it, and the last byte is held back until the digest is
 //! known to match: no reader can take a wrong body for a whole one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream::try_unfold;
-use tokio::sync::{mpsc, watch};
+use rustix::fs::{FallocateFlags, fallocate};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
+use super::blocking;
+use super::follow::Follower;
 use super::store::{Staged, Store};
-use crate::body::{Chunks, Short};
+use crate::oci::digest::Hasher;
 use crate::oci::{Attempt, Digest, Place};
 
 /// Chunks that may wait between the network and the disk; with hyper's chunks of at most 64 KiB about 1 MiB a fill.
 const QUEUE: usize = 16;
-/// A blob up to this size is small: configurations, signatures, and pages of error. Units: bytes.
-const SMALL: u64 = 128 << 10;
-/// How long a small blob is waited for.
-const SMALL_WAIT: Duration = Duration::from_secs(5);
-/// How much a reader takes at a time. Units: bytes.
-const READ: u64 = 128 << 10;
+/// Transfers beside one fill, for readers that are far ahead of it.
+const SIDES_MAX: usize = 2;
+/// Beginnings of blobs that are kept for a transfer that goes on with them.
+const KEPT_MAX: usize = 8;
 
 /// What is known of a blob before its first byte.
 #[derive(Clone, Debug)]
@@ -37,6 +37,8 @@ pub struct Head {
     pub size: Option<u64>,
     /// As the registry gave it.
     pub media_type: String,
+    /// How long the registry took to answer.
+    pub took: Duration,
 }
 
 /// How a fill ended that did not bring the blob.
@@ -44,71 +46,128 @@ pub struct Head {
 pub enum FillEnd {
     /// By its leader's policy or credentials, or by a fault of ours: another may lead.
     Abandoned,
+    /// The disk takes no more: whoever reads goes on past the cache.
+    Disk,
     /// Every candidate of the leader failed.
     Exhausted(Arc<[Attempt]>),
 }
 
 #[derive(Clone, Default)]
-struct Progress {
-    head: Option<Head>,
+pub(super) struct Progress {
+    pub head: Option<Head>,
     /// The growing file. A fill that begins again after wrong bytes begins a new one.
-    file: Option<Arc<File>>,
+    pub file: Option<Arc<File>>,
     /// Readable up to here. Units: bytes.
-    available: u64,
-    state: State,
+    pub available: u64,
+    pub state: State,
 }
 
 #[derive(Clone, Default)]
-enum State {
+pub(super) enum State {
     #[default]
     Running,
     Done,
     Ended(FillEnd),
 }
 
-/// The fills under way, by digest.
+/// The fills under way, by digest, and the beginnings that others have left.
+pub struct Fills {
+    table: Arc<Mutex<Table>>,
+    /// Hashing and writing at once: more than there are processors would only take memory.
+    writing: Arc<Semaphore>,
+}
+
 #[derive(Default)]
-pub struct Fills(Arc<Mutex<HashMap<Digest, watch::Receiver<Progress>>>>);
+struct Table {
+    running: HashMap<Digest, Entry>,
+    kept: VecDeque<(Digest, Kept)>,
+}
+
+/// What is known of a fill by those who join it.
+#[derive(Clone)]
+struct Entry {
+    progress: watch::Receiver<Progress>,
+    readers: Arc<watch::Sender<usize>>,
+    sides: Arc<Semaphore>,
+}
+
+/// The beginning of a blob, which nobody waited for any more.
+struct Kept {
+    written: Written,
+    size: Option<u64>,
+}
+
+/// A staged file, and the hash of what stands in it.
+struct Written {
+    staged: Staged,
+    hasher: Hasher,
+    length: u64,
+}
 
 /// What a request became that asked for a blob which is not there.
 pub enum Role {
     /// The first: it brings the blob. It follows its own fill, too.
-    Leader(Leader, Follower),
+    Leader(Box<Leader>, Follower),
     /// One that shares a fill under way.
     Follower(Follower),
+}
+
+impl Default for Fills {
+    fn default() -> Self {
+        let writers = std::thread::available_parallelism().map_or(2, usize::from);
+        Self { table: Arc::default(), writing: Arc::new(Semaphore::new(writers)) }
+    }
 }
 
 impl Fills {
     /// Joins the fill of a digest, or begins it.
     pub(super) fn begin(&self, store: &Arc<Store>, digest: Digest) -> Role {
-        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(progress) = running.get(&digest) {
-            return Role::Follower(Follower { progress: progress.clone(), digest });
+        let mut table = lock(&self.table);
+        if let Some(Entry { progress, readers, sides }) = table.running.get(&digest) {
+            return Role::Follower(Follower::new(progress.clone(), readers, sides.clone(), digest));
         }
-        let (sender, receiver) = watch::channel(Progress::default());
-        running.insert(digest, receiver.clone());
-        let leader = Leader { digest, store: store.clone(), fills: self.0.clone(), progress: sender };
-        Role::Leader(leader, Follower { progress: receiver, digest })
+        let (sender, progress) = watch::channel(Progress::default());
+        let readers = Arc::new(watch::Sender::new(0));
+        let sides = Arc::new(Semaphore::new(SIDES_MAX));
+        let entry = Entry { progress: progress.clone(), readers: readers.clone(), sides: sides.clone() };
+        table.running.insert(digest, entry);
+        let kept = table.kept.iter().position(|(of, _)| *of == digest).and_then(|at| table.kept.remove(at));
+        let follower = Follower::new(progress, &readers, sides, digest);
+        let leader = Leader {
+            digest,
+            store: store.clone(),
+            table: self.table.clone(),
+            writing: self.writing.clone(),
+            progress: sender,
+            readers,
+            kept: Mutex::new(kept.map(|(_, kept)| kept)),
+        };
+        Role::Leader(Box::new(leader), follower)
     }
-}
 
-impl Fills {
     /// Whether all of a blob has come from `place`, though it is not on the disk yet.
     pub(super) fn has_brought(&self, place: &Place, digest: Digest) -> bool {
-        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        running.get(&digest).is_some_and(|progress| {
-            let progress = progress.borrow();
+        lock(&self.table).running.get(&digest).is_some_and(|entry| {
+            let progress = entry.progress.borrow();
             matches!(progress.state, State::Done) && progress.head.as_ref().is_some_and(|head| head.place == *place)
         })
     }
+}
+
+fn lock(table: &Mutex<Table>) -> MutexGuard<'_, Table> {
+    table.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The duty to bring a blob. Dropped without an end, it is abandoned: another request may lead.
 pub struct Leader {
     digest: Digest,
     store: Arc<Store>,
-    fills: Arc<Mutex<HashMap<Digest, watch::Receiver<Progress>>>>,
+    table: Arc<Mutex<Table>>,
+    writing: Arc<Semaphore>,
     progress: watch::Sender<Progress>,
+    readers: Arc<watch::Sender<usize>>,
+    /// What an earlier fill has left.
+    kept: Mutex<Option<Kept>>,
 }
 
 /// Why bytes could not be kept.
@@ -128,44 +187,74 @@ impl Leader {
         self.digest
     }
 
-    /// Begins the content with its first byte, and tells the readers what is known of it. Space is reserved first,
-    /// so that a full disk shows before a byte was served.
-    pub async fn start(&self, head: Head) -> Result<Writer, FillError> {
-        let (store, size) = (self.store.clone(), head.size);
-        let staged = blocking(move || {
-            let staged = store.stage()?;
-            if let Some(size) = size.filter(|size| *size > 0) {
-                let mode = rustix::fs::FallocateFlags::KEEP_SIZE;
-                match rustix::fs::fallocate(&*staged.file, mode, 0, size) {
-                    Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-                    Err(err) => return Err(err.into()),
-                }
+    /// Bytes that an earlier fill has left: where a transfer may go on. Units: bytes.
+    pub fn kept(&self) -> u64 {
+        self.own_kept().as_ref().map_or(0, |kept| kept.written.length)
+    }
+
+    /// Forgets what an earlier fill has left.
+    pub fn forget_kept(&self) {
+        self.own_kept().take();
+    }
+
+    fn own_kept(&self) -> MutexGuard<'_, Option<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who reads this fill, counted.
+    pub fn readers(&self) -> watch::Receiver<usize> {
+        self.readers.subscribe()
+    }
+
+    /// Begins the content, and tells the readers what is known of it: with its first byte, or behind what an earlier
+    /// fill has left, where `from` says that the transfer goes on there. Space is reserved first, so that a full disk
+    /// shows before a byte was served.
+    pub async fn start(&self, head: Head, from: u64) -> Result<Writer, FillError> {
+        let kept = self
+            .own_kept()
+            .take()
+            .filter(|kept| from > 0 && kept.written.length == from && (kept.size.is_none() || kept.size == head.size));
+        let (store, size, digest, table) = (self.store.clone(), head.size, self.digest, self.table.clone());
+        let written = blocking(move || {
+            let written = match kept {
+                Some(kept) => kept.written,
+                None => Written { staged: store.stage()?, hasher: digest.hasher(), length: 0 },
+            };
+            if let Some(size) = size {
+                reserve(&written.staged.file, written.length, size).or_else(|_| {
+                    // What others have left is worth less than what is wanted now.
+                    lock(&table).kept.clear();
+                    reserve(&written.staged.file, written.length, size)
+                })?;
             }
-            Ok(staged)
+            Ok(written)
         })
         .await?;
-        let file = staged.file.clone();
+        let length = written.length;
+        if length != from {
+            return Err(FillError::Disk(io::Error::other("what an earlier transfer has left is gone")));
+        }
+        let file = written.staged.file.clone();
         let (chunks, queue) = mpsc::channel(QUEUE);
-        let (digest, progress) = (self.digest, self.progress.clone());
-        let task = tokio::task::spawn_blocking(move || write_all(staged, queue, digest, &progress));
         self.progress.send_modify(|progress| {
-            *progress = Progress { head: Some(head), file: Some(file), available: 0, state: State::Running };
+            let available = length.saturating_sub(1);
+            *progress = Progress { head: Some(head), file: Some(file), available, state: State::Running };
         });
-        Ok(Writer { chunks, task, written: 0 })
+        let task = tokio::spawn(write_all(written, queue, self.progress.clone(), self.writing.clone()));
+        Ok(Writer { chunks, task, length, size })
     }
 
     /// Makes the content visible under its digest, when it is right. On a mismatch the readers stay, and another
     /// `start` may bring the right bytes to those who have read none.
     pub async fn finish(&self, writer: Writer) -> Result<(), FillError> {
-        drop(writer.chunks);
-        let (staged, written) = writer.task.await.map_err(io::Error::other)??;
-        let Some(staged) = staged else {
+        let Written { staged, hasher, length } = writer.end().await?;
+        if hasher.finish() != self.digest {
             return Err(FillError::Mismatch);
-        };
+        }
         let (store, digest) = (self.store.clone(), self.digest);
         // The last byte goes out before the disk is forced: the bytes are right, whatever the disk says.
         self.progress.send_modify(|progress| {
-            progress.available = written;
+            progress.available = length;
             progress.state = State::Done;
         });
         blocking(move || store.commit(staged, &digest)).await?;
@@ -176,6 +265,33 @@ impl Leader {
     pub fn end(self, end: FillEnd) {
         self.forget();
         self.mark_ended(end);
+    }
+
+    /// Takes the fill off the table, so that nobody joins it any more, unless somebody reads it.
+    pub fn leave(&self) -> bool {
+        let mut table = lock(&self.table);
+        // Who joins does so under the same lock, and is counted there.
+        let unread = *self.readers.borrow() == 0;
+        if unread {
+            table.running.remove(&self.digest);
+        }
+        unread
+    }
+
+    /// Ends the fill that nobody reads, and keeps what has come for the next one.
+    pub async fn keep(self, writer: Writer) {
+        let size = writer.size;
+        if let Ok(written) = writer.end().await
+            && written.length > 0
+        {
+            let written = Kept { written, size }.without_reserve().await;
+            let mut table = lock(&self.table);
+            if table.kept.len() >= KEPT_MAX {
+                table.kept.pop_front();
+            }
+            table.kept.push_back((self.digest, written));
+        }
+        self.end(FillEnd::Abandoned);
     }
 
     /// What is done stays done.
@@ -192,9 +308,9 @@ impl Leader {
     fn forget(&self) {
         // Only the entry of this fill: once it has ended, another may stand under the same digest.
         let own = self.progress.subscribe();
-        let mut running = self.fills.lock().unwrap_or_else(PoisonError::into_inner);
-        if running.get(&self.digest).is_some_and(|entry| entry.same_channel(&own)) {
-            running.remove(&self.digest);
+        let mut table = lock(&self.table);
+        if table.running.get(&self.digest).is_some_and(|entry| entry.progress.same_channel(&own)) {
+            table.running.remove(&self.digest);
         }
     }
 }
@@ -206,211 +322,89 @@ impl Drop for Leader {
     }
 }
 
+impl Kept {
+    /// Gives back the space that was reserved for bytes which are not coming now.
+    async fn without_reserve(self) -> Self {
+        let (file, length, size) = (self.written.staged.file.clone(), self.written.length, self.size);
+        if let Some(rest) = size.map(|size| size.saturating_sub(length)).filter(|rest| *rest > 0) {
+            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            // A file system that cannot reserve has nothing to give back.
+            let _ = blocking(move || Ok(fallocate(&*file, mode, length, rest)?)).await;
+        }
+        self
+    }
+}
+
+fn reserve(file: &File, from: u64, size: u64) -> io::Result<()> {
+    let Some(length) = size.checked_sub(from).filter(|length| *length > 0) else { return Ok(()) };
+    match fallocate(file, FallocateFlags::KEEP_SIZE, from, length) {
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(err) => Err(err.into()),
+    }
+}
+
 /// Takes the bytes of a fill, in order.
 pub struct Writer {
     chunks: mpsc::Sender<Bytes>,
-    task: JoinHandle<io::Result<(Option<Staged>, u64)>>,
-    written: u64,
+    task: JoinHandle<io::Result<Written>>,
+    length: u64,
+    size: Option<u64>,
 }
 
 impl Writer {
     /// Bytes taken so far: where a broken transfer goes on. Units: bytes.
     pub fn written(&self) -> u64 {
-        self.written
+        self.length
     }
 
     /// Takes the next bytes; waits while the disk is behind.
     pub async fn write(&mut self, chunk: Bytes) -> Result<(), FillError> {
         let length = chunk.len() as u64;
         if self.chunks.send(chunk).await.is_ok() {
-            self.written += length;
+            self.length += length;
             return Ok(());
         }
-        // The writing thread has ended: only a fault of the disk ends it early.
+        // The writing task has ended: only a fault of the disk ends it early.
         let fault = (&mut self.task).await.map_err(io::Error::other)?.err();
-        Err(FillError::Disk(fault.unwrap_or_else(|| io::Error::other("the writing thread ended early"))))
+        Err(FillError::Disk(fault.unwrap_or_else(|| io::Error::other("the writing task ended early"))))
+    }
+
+    async fn end(self) -> io::Result<Written> {
+        drop(self.chunks);
+        self.task.await.map_err(io::Error::other)?
     }
 }
 
-/// Hashes, writes and publishes chunks until their sender is gone. Gives the file when it matches the digest.
-fn write_all(
-    staged: Staged,
+/// Hashes, writes and publishes chunks until their sender is gone.
+async fn write_all(
+    mut written: Written,
     mut queue: mpsc::Receiver<Bytes>,
-    digest: Digest,
-    progress: &watch::Sender<Progress>,
-) -> io::Result<(Option<Staged>, u64)> {
-    let mut hasher = digest.hasher();
-    let mut written = 0;
+    progress: watch::Sender<Progress>,
+    writing: Arc<Semaphore>,
+) -> io::Result<Written> {
     let mut batch = Vec::with_capacity(QUEUE);
-    while queue.blocking_recv_many(&mut batch, QUEUE) > 0 {
-        for chunk in batch.drain(..) {
-            hasher.update(&chunk);
-            staged.file.write_all_at(&chunk, written)?;
-            written += chunk.len() as u64;
-        }
+    while queue.recv_many(&mut batch, QUEUE).await > 0 {
+        let place = writing.acquire().await.expect("never closed");
+        (written, batch) = blocking(move || {
+            for chunk in batch.drain(..) {
+                written.hasher.update(&chunk);
+                written.staged.file.write_all_at(&chunk, written.length)?;
+                written.length += chunk.len() as u64;
+            }
+            Ok((written, batch))
+        })
+        .await?;
+        drop(place);
         // One byte short of what there is, until the digest is known.
-        progress.send_modify(|progress| progress.available = written.saturating_sub(1));
+        progress.send_modify(|progress| progress.available = written.length.saturating_sub(1));
     }
-    let right = hasher.finish() == digest;
-    Ok((right.then_some(staged), written))
-}
-
-/// A reader of a fill.
-#[derive(Clone)]
-pub struct Follower {
-    progress: watch::Receiver<Progress>,
-    digest: Digest,
-}
-
-impl Follower {
-    /// Waits until it is known what is coming, or that nothing is. A small blob is waited for whole: what is wrong with
-    /// it then shows while another upstream, or a status, can still tell the client.
-    ///
-    /// # Cancel safety
-    /// Safe: nothing is lost.
-    pub async fn head(&mut self) -> Result<Head, FillEnd> {
-        let ended = |progress: &Progress| !matches!(progress.state, State::Running);
-        let small = |progress: &Progress| {
-            progress.head.as_ref().is_some_and(|head| head.size.is_some_and(|size| size <= SMALL))
-        };
-        let waited = async {
-            let whole = |progress: &Progress| ended(progress) || (progress.head.is_some() && !small(progress));
-            let _ = self.progress.wait_for(whole).await;
-        };
-        let _ = tokio::time::timeout(SMALL_WAIT, waited).await;
-        let known = self.progress.wait_for(|progress| ended(progress) || progress.head.is_some()).await;
-        let Ok(progress) = known else {
-            return Err(FillEnd::Abandoned);
-        };
-        match (&progress.state, &progress.head) {
-            (State::Ended(end), _) => Err(end.clone()),
-            (_, Some(head)) => Ok(head.clone()),
-            (_, None) => Err(FillEnd::Abandoned),
-        }
-    }
-
-    /// Reads from `start` to before `end` (none: to the end), as the bytes come.
-    pub fn read(self, start: u64, end: Option<u64>) -> Chunks {
-        let reading = Reading { follower: self, chunker: None, at: start, end };
-        Box::pin(try_unfold(
-            reading,
-            |mut reading| async move { Ok(reading.next().await?.map(|chunk| (chunk, reading))) },
-        ))
-    }
-}
-
-struct Reading {
-    follower: Follower,
-    /// Reads the file that it began with.
-    chunker: Option<Chunker>,
-    at: u64,
-    end: Option<u64>,
-}
-
-impl Reading {
-    async fn next(&mut self) -> Result<Option<Bytes>, Short> {
-        let short = |reason: &str| Err(Short(format!("{}: {reason}", self.follower.digest)));
-        loop {
-            let (available, done) = {
-                let progress = self.follower.progress.borrow_and_update();
-                match (&self.chunker, &progress.file) {
-                    (None, Some(file)) => self.chunker = Some(Chunker::new(file.clone())),
-                    (Some(mine), Some(file)) if !Arc::ptr_eq(&mine.file, file) => {
-                        return short("the first source sent wrong bytes");
-                    }
-                    _ => {}
-                }
-                if let State::Ended(_) = &progress.state {
-                    return short("every upstream failed");
-                }
-                (progress.available, matches!(progress.state, State::Done))
-            };
-            let until = self.end.map_or(available, |end| end.min(available));
-            if let Some(chunker) = self.chunker.as_mut().filter(|_| self.at < until) {
-                let chunk = chunker.read(self.at, until).await?;
-                self.at += chunk.len() as u64;
-                return Ok(Some(chunk));
-            }
-            if self.end.is_some_and(|end| self.at >= end) {
-                return Ok(None);
-            }
-            if done {
-                return if self.end.is_none() { Ok(None) } else { short("it is shorter than its length") };
-            }
-            if self.follower.progress.changed().await.is_err() {
-                return short("the fill ended");
-            }
-        }
-    }
-}
-
-/// Reads a file that is whole, from `start` to before `end`.
-pub fn read_file(file: File, start: u64, end: u64) -> Chunks {
-    Box::pin(try_unfold((Chunker::new(file.into()), start), move |(mut chunker, at)| async move {
-        if at >= end {
-            return Ok(None);
-        }
-        let chunk = chunker.read(at, end).await?;
-        let next = at + chunk.len() as u64;
-        Ok(Some((chunk, (chunker, next))))
-    }))
-}
-
-/// Reads a file chunk by chunk, into the same memory as soon as the chunk before has been sent.
-struct Chunker {
-    file: Arc<File>,
-    last: Bytes,
-}
-
-impl Chunker {
-    fn new(file: Arc<File>) -> Self {
-        Self { file, last: Bytes::new() }
-    }
-
-    /// The bytes from `start` on, at most up to `end`, and at least one.
-    async fn read(&mut self, start: u64, end: u64) -> Result<Bytes, Short> {
-        let length = usize::try_from((end - start).min(READ)).expect("at most READ");
-        let mut buffer = std::mem::take(&mut self.last).try_into_mut().map(Vec::from).unwrap_or_default();
-        if buffer.len() < length {
-            buffer.resize(length, 0);
-        }
-        // What the system has in memory, as it has nearly all that was just written, takes no thread of its own.
-        let at_once = rustix::io::preadv2(
-            &*self.file,
-            &mut [io::IoSliceMut::new(&mut buffer[..length])],
-            start,
-            rustix::io::ReadWriteFlags::NOWAIT,
-        );
-        let read = if let Ok(read @ 1..) = at_once {
-            read
-        } else {
-            // Not in memory, or a file system that cannot tell; a real fault shows again.
-            let file = self.file.clone();
-            let from_disk = blocking(move || match file.read_at(&mut buffer[..length], start)? {
-                0 => Err(io::ErrorKind::UnexpectedEof.into()),
-                read => Ok((buffer, read)),
-            });
-            let read;
-            (buffer, read) = from_disk.await.map_err(|err| Short(format!("the cached file cannot be read: {err}")))?;
-            read
-        };
-        self.last = Bytes::from(buffer);
-        Ok(self.last.slice(..read))
-    }
-}
-
-/// Runs what blocks where it may.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+    Ok(written)
 }
 
 #[cfg(test)]
 mod tests {
-    use futures_util::StreamExt;
-
     use super::*;
+    use crate::cache::follow::tests::collect;
     use crate::oci::{Registry, Repository};
 
     fn head(size: Option<u64>) -> Head {
@@ -418,7 +412,7 @@ mod tests {
             registry: Registry::parse("docker.io").expect("a registry"),
             repository: Repository::parse("library/a").expect("a repository"),
         };
-        Head { place, size, media_type: String::new() }
+        Head { place, size, media_type: String::new(), took: Duration::ZERO }
     }
 
     fn store() -> (tempfile::TempDir, Arc<Store>) {
@@ -427,24 +421,19 @@ mod tests {
         (dir, store)
     }
 
-    async fn collect(chunks: Chunks) -> (Vec<u8>, bool) {
-        let chunks: Vec<_> = chunks.collect().await;
-        let whole = chunks.iter().all(Result::is_ok);
-        (chunks.into_iter().flatten().flatten().collect(), whole)
-    }
-
     #[tokio::test]
     async fn i3_the_last_byte_waits_for_the_digest() {
         let (_dir, store) = store();
         let fills = Fills::default();
         let digest = Digest::sha256_of(b"right");
         let Role::Leader(leader, follower) = fills.begin(&store, digest) else { panic!("the first leads") };
-        let mut writer = leader.start(head(Some(5))).await.expect("a writer");
+        let Role::Follower(other) = fills.begin(&store, digest) else { panic!("the second follows") };
+        let mut writer = leader.start(head(Some(5)), 0).await.expect("a writer");
         writer.write(Bytes::from_static(b"wrong")).await.expect("taken");
-        let early = tokio::spawn(collect(follower.clone().read(0, Some(5))));
+        let early = tokio::spawn(collect(other.read(0, Some(5))));
         assert!(matches!(leader.finish(writer).await, Err(FillError::Mismatch)));
         // A reader that has begun with the wrong bytes ends short; one that begins later gets the right ones.
-        let mut writer = leader.start(head(Some(5))).await.expect("a writer");
+        let mut writer = leader.start(head(Some(5)), 0).await.expect("a writer");
         writer.write(Bytes::from_static(b"right")).await.expect("taken");
         leader.finish(writer).await.expect("right");
         drop(leader);
@@ -459,13 +448,34 @@ mod tests {
         let (_dir, store) = store();
         let fills = Fills::default();
         let digest = Digest::sha256_of(b"x");
-        let Role::Leader(leader, _) = fills.begin(&store, digest) else { panic!("the first leads") };
+        let Role::Leader(leader, _follower) = fills.begin(&store, digest) else { panic!("the first leads") };
         let Role::Follower(mut follower) = fills.begin(&store, digest) else { panic!("the second follows") };
-        let writer = leader.start(head(None)).await.expect("a writer");
+        let writer = leader.start(head(None), 0).await.expect("a writer");
         drop(leader);
         drop(writer);
         assert!(matches!(follower.head().await, Err(FillEnd::Abandoned)));
         assert!(!collect(follower.read(0, None)).await.1);
         assert!(matches!(fills.begin(&store, digest), Role::Leader(..)));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waited_for_is_gone_on_with() {
+        let (_dir, store) = store();
+        let fills = Fills::default();
+        let digest = Digest::sha256_of(b"beginning and end");
+        let Role::Leader(leader, follower) = fills.begin(&store, digest) else { panic!("the first leads") };
+        let mut readers = leader.readers();
+        assert_eq!(*readers.borrow_and_update(), 1);
+        drop(follower);
+        assert_eq!(*readers.borrow_and_update(), 0);
+        let mut writer = leader.start(head(Some(17)), 0).await.expect("a writer");
+        writer.write(Bytes::from_static(b"beginning ")).await.expect("taken");
+        leader.keep(writer).await;
+        let Role::Leader(leader, follower) = fills.begin(&store, digest) else { panic!("it has ended") };
+        assert_eq!(leader.kept(), 10);
+        let mut writer = leader.start(head(Some(17)), 10).await.expect("a writer");
+        writer.write(Bytes::from_static(b"and end")).await.expect("taken");
+        leader.finish(writer).await.expect("right");
+        assert_eq!(collect(follower.read(0, Some(17))).await, (b"beginning and end".to_vec(), true));
     }
 }

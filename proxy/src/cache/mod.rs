@@ -2,7 +2,9 @@
 //!
 //! A fault of the disk is logged here, counted, and looks like a miss: it never fails a pull (I7).
 
+mod chunk;
 mod fill;
+mod follow;
 mod store;
 
 use std::fs::File;
@@ -13,13 +15,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-pub use fill::{FillEnd, FillError, Follower, Head, Leader, Role, Writer, read_file};
+pub use fill::{FillEnd, FillError, Head, Leader, Role, Writer};
+pub use follow::{Follower, Lost, Reading};
 pub use store::{Link, OpenError, TagEntry};
 
+use crate::body::Chunks;
 use crate::metrics::Metrics;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Digest, Place, Tag};
-use fill::{Fills, blocking};
+use chunk::read_file;
+use fill::Fills;
 use store::Store;
 
 /// The cache of one process.
@@ -53,11 +58,18 @@ pub struct Tagged {
 #[derive(Debug)]
 pub struct Blob {
     /// The file, whole.
-    pub file: File,
+    file: Arc<File>,
     /// Units: bytes.
     pub size: u64,
     /// As its registry gave it.
     pub media_type: String,
+}
+
+impl Blob {
+    /// Reads from `start` to before `end`.
+    pub fn read(&self, start: u64, end: u64) -> Chunks {
+        read_file(self.file.clone(), start, end)
+    }
 }
 
 impl Cache {
@@ -79,7 +91,9 @@ impl Cache {
                 return Ok(None);
             };
             match store.open_blob(&digest)? {
-                Some((file, size)) if size == link.size => Ok(Some(Blob { file, size, media_type: link.media_type })),
+                Some((file, size)) if size == link.size => {
+                    Ok(Some(Blob { file: file.into(), size, media_type: link.media_type }))
+                }
                 Some(_) => store.remove_blob(&digest).map(|()| None),
                 None => Ok(None),
             }
@@ -181,4 +195,9 @@ fn read_manifest(store: &Store, place: &Place, digest: Digest) -> io::Result<Opt
     };
     let bytes = store.read_manifest(&digest)?;
     Ok(bytes.map(|bytes| Manifest { digest, media_type: link.media_type, bytes: bytes.into() }))
+}
+
+/// Runs what blocks where it may.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }

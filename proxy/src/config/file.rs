@@ -33,6 +33,8 @@ pub(super) struct File {
 pub(super) struct Cache {
     pub dir: Option<Spanned<PathBuf>>,
     pub tag_ttl: Option<Spanned<String>>,
+    pub max_stale: Option<Spanned<String>>,
+    pub miss_ttl: Option<Spanned<String>>,
 }
 
 /// `[limits]`
@@ -83,6 +85,8 @@ pub(super) struct Registry {
     pub password_file: Option<Spanned<PathBuf>>,
     #[serde(default)]
     pub redirect_hosts: Vec<Spanned<String>>,
+    pub tag_ttl: Option<Spanned<String>>,
+    pub max_stale: Option<Spanned<String>>,
 }
 
 /// `[log]`

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-pub use cache::Cache;
+pub use cache::{Cache, TagTimes};
 pub use file::{Log, LogFormat, LogLevel, OnLoadError};
 pub use limits::Limits;
 pub use plugins::Plugins;
@@ -53,6 +53,7 @@ pub struct Config {
     /// The file that it was read from, or that there was none.
     pub source: String,
     registries: HashMap<Registry, Reach>,
+    tag_times: HashMap<Registry, TagTimes>,
 }
 
 impl Config {
@@ -104,9 +105,12 @@ impl Config {
         let cache = source.cache(file.cache)?;
         let plugins = source.plugins(file.plugins, &cache.dir)?;
         let limits = source.limits(&file.limits)?;
-        let mut registries = HashMap::new();
+        let (mut registries, mut tag_times) = (HashMap::new(), HashMap::new());
         for (name, typed) in file.registries {
             let registry = source.registry(&name, "registries")?;
+            let table = format!("registries.\"{registry}\"");
+            let times = source.tag_times(typed.tag_ttl.as_ref(), typed.max_stale.as_ref(), &table, cache.tags)?;
+            tag_times.insert(registry.clone(), times);
             let reach = source.reach(&registry, typed, listen)?;
             if registries.insert(registry.clone(), reach).is_some() {
                 return Err(source.error(
@@ -126,6 +130,7 @@ impl Config {
             log: file.log,
             source: name.to_owned(),
             registries,
+            tag_times,
         };
         if let Some(spanned) = file.default_registry
             && config.reach(&config.default_registry).is_none()
@@ -136,6 +141,11 @@ impl Config {
             return Err(source.error(&spanned.span(), &message));
         }
         Ok(config)
+    }
+
+    /// How long the tags of a registry hold.
+    pub fn tag_times(&self, registry: &Registry) -> TagTimes {
+        self.tag_times.get(registry).copied().unwrap_or(self.cache.tags)
     }
 
     /// How a registry is reached; none where the operator would have to say so first.
@@ -171,6 +181,8 @@ mod tests {
             ("[cache]\ntag_ttl = \"-1s\"", 2, "tag_ttl"),
             ("[cache]\ntag_ttl = \"99999999999999999999s\"", 2, "tag_ttl"),
             ("[cache]\ntag_ttl = 5", 2, "tag_ttl"),
+            ("[cache]\nmax_stale = \"1m\"", 2, "cache.max_stale"),
+            ("[registries.\"h.lan\"]\nmax_stale = \"never\"", 2, "registries.\"h.lan\".max_stale"),
             ("[cache]\ndir = \"cache\"", 2, "cache.dir"),
             ("[cache]\ndir = \"/a\"\ndir = \"/b\"", 3, "dir"),
             ("[plugins]\ndir = \"/nonexistent/folder\"", 2, "plugins.dir"),

@@ -72,6 +72,9 @@ pub enum InvalidManifest {
     /// It is no JSON object of a manifest's shape.
     #[error("not a manifest: {0}")]
     Json(#[from] serde_json::Error),
+    /// It is no UTF-8, as all JSON is (RFC 8259, section 8.1).
+    #[error("not UTF-8 text")]
+    Text(#[from] std::str::Utf8Error),
     /// It is an index and an image manifest at once (CVE-2021-41190).
     #[error("it has both `layers` and `manifests`")]
     Ambiguous,
@@ -83,7 +86,7 @@ pub enum InvalidManifest {
 /// Checks that a manifest is one, of the media type that it came with, and gives the blobs that it refers to:
 /// configuration and layers of an image, none for an index.
 pub fn parse_blobs(bytes: &[u8], content_type: &str) -> Result<Vec<Digest>, InvalidManifest> {
-    let parts: Parts = serde_json::from_slice(bytes)?;
+    let parts: Parts = serde_json::from_str(std::str::from_utf8(bytes)?)?;
     if parts.manifests.is_some() && (!parts.layers.is_empty() || parts.config.is_some()) {
         return Err(InvalidManifest::Ambiguous);
     }

@@ -2,6 +2,7 @@
 //! when it is enough.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
@@ -19,8 +20,9 @@ const EXTRA_MAX: u32 = 3;
 const WORTH_IT: u64 = 1 << 20;
 /// Longest wait that a plugin or a registry may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long to wait before a broken transfer is resumed at the same candidate.
-const RESUME_WAIT: Duration = Duration::from_millis(100);
+/// How long to wait before a broken transfer is resumed at the same candidate, each time that it brought little: so a
+/// registry that is started anew is found again. Each is shortened by up to half, so that not all come at once.
+const RESUME_WAITS: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(4)];
 /// How long to wait for a registry that has had enough, and does not say for how long.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 
@@ -31,7 +33,17 @@ pub(super) struct Wanted<'a> {
     pub query: &'a str,
     pub method: Method,
     pub accept: &'a str,
+    /// Units: bytes.
     pub from: u64,
+    /// To before this byte; none: to the end. Units: bytes.
+    pub until: Option<u64>,
+}
+
+impl<'a> Wanted<'a> {
+    /// The whole of a resource.
+    pub fn whole(method: Method, resource: &'a str, accept: &'a str) -> Self {
+        Self { resource, query: "", method, accept, from: 0, until: None }
+    }
 }
 
 /// One attempt, under way or done.
@@ -65,6 +77,8 @@ pub(super) struct Attempts<'a> {
     remaining: VecDeque<Candidate>,
     failed: Vec<Attempt>,
     extra_left: u32,
+    /// Bytes of a body have come: the client may have its headers, and nobody else can help it.
+    begun: bool,
     deadline: Instant,
     has_stale: bool,
 }
@@ -77,6 +91,7 @@ impl<'a> Attempts<'a> {
             remaining: routed.candidates().iter().cloned().collect(),
             failed: Vec::new(),
             extra_left: EXTRA_MAX,
+            begun: false,
             deadline: Instant::now() + ALL_ATTEMPTS,
             has_stale,
         }
@@ -85,6 +100,11 @@ impl<'a> Attempts<'a> {
     /// The first candidate; none where there is none at all.
     pub fn first(&mut self) -> Option<Candidate> {
         self.remaining.pop_front()
+    }
+
+    /// Whether there is no other candidate left.
+    pub fn is_last(&self) -> bool {
+        self.remaining.is_empty()
     }
 
     /// All that have failed so far.
@@ -138,6 +158,7 @@ impl<'a> Attempts<'a> {
     ) -> After {
         let (candidate, started) = tried;
         self.note(&candidate, failure, started, bytes, retry_after);
+        self.begun |= bytes > 0;
         if bytes > 0 {
             // The time runs until headers come; a transfer that had begun has had its own.
             self.deadline = Instant::now() + ALL_ATTEMPTS;
@@ -150,11 +171,11 @@ impl<'a> Attempts<'a> {
         match routed.plugins().on_failure(routed.question(), &self.failed, &remaining).await {
             Step::ServeStale if self.has_stale => After::End(Ending::Stale),
             Step::Divert(to) if routed.reaches(&to) && self.spend_extra() => After::Try(to),
-            Step::Pass | Step::Next | Step::ServeStale | Step::Divert(_) => self.next(candidate, bytes).await,
+            Step::Pass | Step::Next | Step::ServeStale | Step::Divert(_) => self.next(candidate).await,
             Step::Wait(wait) => {
                 let wait = wait.min(WAIT_MAX);
                 if Instant::now() + wait >= self.deadline || !self.spend_extra() {
-                    return self.next(candidate, bytes).await;
+                    return self.next(candidate).await;
                 }
                 tokio::time::sleep(wait).await;
                 After::Try(candidate)
@@ -165,14 +186,14 @@ impl<'a> Attempts<'a> {
     }
 
     /// The host's own rule: the next candidate; with none left, the same one where that may mend it.
-    async fn next(&mut self, candidate: Candidate, bytes: u64) -> After {
+    async fn next(&mut self, candidate: Candidate) -> After {
         if Instant::now() >= self.deadline {
             return After::End(Ending::Exhausted);
         }
         if let Some(next) = self.remaining.pop_front() {
             return After::Try(next);
         }
-        let Some(wait) = self.mends_after(bytes).filter(|wait| Instant::now() + *wait < self.deadline) else {
+        let Some(wait) = self.mends_after().filter(|wait| Instant::now() + *wait < self.deadline) else {
             return After::End(Ending::Exhausted);
         };
         if !self.spend_extra() {
@@ -184,11 +205,11 @@ impl<'a> Attempts<'a> {
 
     /// When the last failure may have mended itself: a transfer that broke is resumed where it broke, and a registry
     /// that asks for a short wait gets it, since clients would come again at once. None: trying again is of no use.
-    fn mends_after(&self, bytes: u64) -> Option<Duration> {
+    fn mends_after(&self) -> Option<Duration> {
         let last = self.failed.last()?;
         match &last.failure {
             Failure::DigestMismatch => None,
-            Failure::Truncated => Some(RESUME_WAIT),
+            Failure::Truncated => Some(self.resume_wait()),
             Failure::Status(429) if !self.has_stale => {
                 Some(last.retry_after.unwrap_or(BUSY_WAIT)).filter(|wait| *wait <= WAIT_MAX)
             }
@@ -197,8 +218,15 @@ impl<'a> Attempts<'a> {
             | Failure::Timeout
             | Failure::Status(_)
             | Failure::Auth { .. }
-            | Failure::Other(_) => (bytes > 0).then_some(RESUME_WAIT),
+            | Failure::Other(_) => self.begun.then(|| self.resume_wait()),
         }
+    }
+
+    fn resume_wait(&self) -> Duration {
+        let spent = usize::try_from(EXTRA_MAX - self.extra_left).expect("a few");
+        let wait = RESUME_WAITS[spent.min(RESUME_WAITS.len() - 1)];
+        let jitter = f64::from(u16::try_from(RandomState::new().hash_one(0) >> 48).expect("16 bits")) / 65_536.0;
+        wait.mul_f64(1.0 - jitter / 2.0)
     }
 
     fn spend_extra(&mut self) -> bool {
@@ -230,8 +258,18 @@ impl<'a> Attempts<'a> {
     }
 }
 
+/// Asks a candidate, once and for something that can be done without.
+pub(super) async fn fetch_once(routed: &Routed, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
+    fetch_one(routed, Instant::now() + ALL_ATTEMPTS, candidate, wanted).await
+}
+
 async fn fetch_one(routed: &Routed, deadline: Instant, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
     let started = Instant::now();
+    let (misses, ttl) = (&routed.core().misses, routed.live().config.cache.miss_ttl);
+    if misses.knows(&candidate.place, &wanted, ttl) {
+        let refused = Refused::from(Failure::Status(404));
+        return Tried { candidate, started, result: Err(refused) };
+    }
     let left = deadline.saturating_duration_since(started);
     let ask = Ask {
         place: &candidate.place,
@@ -240,8 +278,12 @@ async fn fetch_one(routed: &Routed, deadline: Instant, candidate: Candidate, wan
         method: wanted.method,
         accept: wanted.accept,
         from: wanted.from,
+        until: wanted.until,
         timeout: candidate.timeout.unwrap_or(HEADERS_TIMEOUT).min(left),
     };
-    let result = routed.live().upstreams.fetch(&ask).await;
+    let result = Box::pin(routed.live().upstreams.fetch(&ask)).await;
+    if let Err(Refused { failure: Failure::Status(404), .. }) = &result {
+        misses.remember(&candidate.place, &wanted, ttl);
+    }
     Tried { candidate, started, result }
 }

@@ -1,19 +1,19 @@
 //! Blobs: from the cache, from a fill that others share, or past a cache that takes nothing.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use futures_util::StreamExt;
 use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
 use super::attempts::{After, Attempts, Ending, Wanted};
 use super::error::{Cause, Error};
+use super::flights::Lost;
+use super::reader::Reader;
 use super::routed::Routed;
 use super::{Answer, Source};
-use crate::body::{Body, Chunks, Part, Short, parse_range, verify};
-use crate::cache::{Blob, FillEnd, FillError, Head, Leader, Link, Role, Writer, read_file};
-use crate::metrics::Outcome;
-use crate::oci::{Attempt, Candidate, Digest, Failure, Method, Place};
+use crate::body::{Body, Chunks, Multipart, Part, parse_range};
+use crate::cache::{FillEnd, Link, Role};
+use crate::oci::{Attempt, Digest, Failure, Method, Place};
 use crate::upstream;
 
 /// Times that a request joins a fill which then ends by another's policy, before it gives up.
@@ -21,7 +21,7 @@ const ROLES_MAX: usize = 8;
 const OCTETS: &str = "application/octet-stream";
 
 /// What the leader of a fill gets when the fill does not bring the blob.
-type Told = Result<Answer, Error>;
+pub(super) type Told = Result<Answer, Error>;
 
 impl Routed {
     /// A blob.
@@ -38,7 +38,7 @@ impl Routed {
             }
         }
         if self.pull().method == Method::Head {
-            let (link, _) = self.prove(digest).await?;
+            let link = self.prove(digest).await?;
             return Ok(self.answer(digest, link.media_type, Some(link.size), Source::Upstream, |_, _| empty()));
         }
         let mut attempts: Arc<[Attempt]> = Arc::new([]);
@@ -51,7 +51,7 @@ impl Routed {
                     }
                     let (tell, told) = oneshot::channel();
                     let leading = self.clone();
-                    self.core().fills.spawn(async move { Box::pin(leading.lead(leader, tell)).await });
+                    self.core().fills.spawn(async move { Box::pin(leading.lead(*leader, tell)).await });
                     (follower, Some(told))
                 }
                 Role::Follower(follower) => {
@@ -64,8 +64,11 @@ impl Routed {
                     if leads.is_none() && !self.is_known_to_hold(&head.place, digest).await {
                         self.prove(digest).await?;
                     }
-                    return Ok(self.answer(digest, head.media_type, head.size, Source::Fill, |start, end| {
-                        follower.read(start, end)
+                    let (routed, size) = (self.clone(), head.size);
+                    let media_type = head.media_type.clone();
+                    return Ok(self.answer(digest, media_type, size, Source::Fill, move |start, end| {
+                        let reading = follower.clone().reading(start, end);
+                        Reader::new(routed.clone(), digest, head.clone(), reading, end).chunks()
                     }));
                 }
                 (Err(_), Some(told)) => {
@@ -74,11 +77,12 @@ impl Routed {
                         .unwrap_or_else(|_| Err(self.error(Cause::Unavailable("the transfer was ended".to_owned()))));
                 }
                 (Err(FillEnd::Exhausted(failed)), None) => {
-                    if self.candidates().iter().all(|mine| failed.iter().any(|attempt| attempt.candidate == *mine)) {
+                    if self.are_ours(&failed) {
                         return Err(Error::of_attempts(self.pull(), &failed, None));
                     }
                     attempts = failed;
                 }
+                (Err(FillEnd::Disk), None) => return self.past_the_cache(digest, None).await,
                 (Err(FillEnd::Abandoned), None) => {}
             }
         }
@@ -87,8 +91,9 @@ impl Routed {
 
     async fn cached_blob(&self, digest: Digest) -> Option<Answer> {
         for place in self.places() {
-            if let Some(Blob { file, size, media_type }) = self.core().cache.blob(place, digest).await {
-                let read = |start, end: Option<u64>| read_file(file, start, end.unwrap_or(size));
+            if let Some(blob) = self.core().cache.blob(place, digest).await {
+                let (media_type, size) = (blob.media_type.clone(), blob.size);
+                let read = move |start, end: Option<u64>| blob.read(start, end.unwrap_or(size));
                 return Some(self.answer(digest, media_type, Some(size), Source::Cache, read));
             }
         }
@@ -108,10 +113,18 @@ impl Routed {
         false
     }
 
-    /// Asks our candidates whether they hold a blob, without its bytes; the first that does is remembered for it.
-    async fn prove(&self, digest: Digest) -> Result<(Link, Place), Error> {
+    /// Asks our candidates whether they hold a blob, without its bytes; the first that does is remembered for it. Many
+    /// who ask the same share one request.
+    async fn prove(self: &Arc<Self>, digest: Digest) -> Result<Link, Error> {
+        let work = move |routed: Arc<Self>| async move { routed.ask_for(digest).await };
+        let asked = self.share(&self.core().proofs, &format!("blobs/{digest}"), "*/*", work).await;
+        let (_, link) = asked.map_err(|lost| self.ended(lost.ending, &lost.failed))?;
+        Ok(link)
+    }
+
+    async fn ask_for(&self, digest: Digest) -> Result<(Place, Link), Lost> {
         let resource = format!("blobs/{digest}");
-        let wanted = Wanted { resource: &resource, query: "", method: Method::Head, accept: "*/*", from: 0 };
+        let wanted = Wanted::whole(Method::Head, &resource, "*/*");
         let mut attempts = Attempts::new(self, false);
         let mut next = attempts.first();
         let mut ending = Ending::Exhausted;
@@ -122,7 +135,7 @@ impl Routed {
                     Some(size) => {
                         let link = Link { media_type: media_type(&answer), size };
                         self.core().cache.put_link(&tried.candidate.place, digest, link.clone()).await;
-                        return Ok((link, tried.candidate.place));
+                        return Ok((tried.candidate.place, link));
                     }
                     None => (Failure::Other("an answer to HEAD without a length".to_owned()), None),
                 },
@@ -133,108 +146,17 @@ impl Routed {
                 After::End(end) => ending = end,
             }
         }
-        Err(self.ended(ending, attempts))
+        Err(Lost { ending, failed: attempts.failed().into() })
     }
 
-    /// Brings a blob: from the first candidate that has it, and where that one breaks, from the next, from the byte
-    /// where it broke. Runs to its end whoever has gone meanwhile.
-    async fn lead(&self, leader: Leader, tell: oneshot::Sender<Told>) {
-        let digest = leader.digest();
-        let resource = format!("blobs/{digest}");
-        let mut attempts = Attempts::new(self, false);
-        let mut next = attempts.first();
-        let mut ending = Ending::Exhausted;
-        let mut transfer = Transfer { leader: &leader, writer: None, media_type: OCTETS.to_owned(), size: None };
-        while let Some(candidate) = next.take() {
-            let from = transfer.written();
-            let wanted = Wanted { resource: &resource, query: "", method: Method::Get, accept: "*/*", from };
-            let stopping = &self.core().stopping;
-            let Some(tried) = stopping.run_until_cancelled(attempts.fetch(candidate, wanted)).await else { return };
-            let (failure, retry_after) = match tried.result {
-                Err(refused) => (refused.failure, refused.retry_after),
-                Ok(answer) => match transfer.take(&tried.candidate, answer, stopping).await {
-                    Ok(size) => {
-                        let link = Link { media_type: transfer.media_type, size };
-                        self.core().cache.put_link(&tried.candidate.place, digest, link).await;
-                        self.count("ok");
-                        tracing::debug!(%digest, size_bytes = size, place = %tried.candidate.place, "blob cached");
-                        return;
-                    }
-                    Err(Broken::Upstream(failure)) => (failure, None),
-                    Err(Broken::Stopped) => return,
-                    Err(Broken::Cache(err, rest)) => {
-                        self.core().cache.report(&err);
-                        self.count("failed");
-                        drop(transfer);
-                        leader.end(FillEnd::Abandoned);
-                        if let Some(rest) = rest {
-                            let _ = tell.send(self.pass(*rest, digest));
-                        }
-                        return;
-                    }
-                },
-            };
-            let brought = transfer.written().saturating_sub(from);
-            let after = attempts.after((tried.candidate, tried.started), failure, brought, retry_after);
-            let Some(after) = stopping.run_until_cancelled(after).await else { return };
-            match after {
-                After::Try(candidate) => next = Some(candidate),
-                After::End(end) => ending = end,
-            }
-        }
-        drop(transfer);
-        self.count("failed");
-        let end = match &ending {
-            Ending::Exhausted => {
-                let failed = attempts.failed();
-                // Credentials are ours, not the leader's: what they are refused, they are refused for all.
-                let _ = tell.send(Err(Error::of_attempts(self.pull(), &failed, None)));
-                FillEnd::Exhausted(failed.into())
-            }
-            Ending::Stale | Ending::Stop | Ending::Denied(_) => {
-                let _ = tell.send(Err(self.ended(ending, attempts)));
-                FillEnd::Abandoned
-            }
-        };
-        leader.end(end);
-    }
-
-    fn count(&self, outcome: &'static str) {
-        self.core().metrics.fills.get_or_create(&Outcome { outcome }).inc();
-    }
-
-    /// Hands a blob on without keeping it, verified all the same.
-    fn pass(&self, answer: upstream::Answer, digest: Digest) -> Told {
-        let Ok(permit) = self.core().passing.clone().try_acquire_owned() else {
-            return Err(self.error(Cause::Unavailable(
-                "the cache takes nothing, and too many transfers go past it already".to_owned(),
-            )));
-        };
-        let (size, media_type) = (answer.length(), media_type(&answer));
-        let chunks: Chunks = Box::pin(answer.stream().map(move |chunk| {
-            let _held = &permit;
-            chunk.map_err(|failure| Short(failure.to_string()))
-        }));
-        Ok(Answer {
-            status: 200,
-            media_type,
-            digest: Some(digest),
-            length: size,
-            content_range: None,
-            headers: Vec::new(),
-            body: Body::stream(verify(chunks, digest), size),
-            source: Source::Upstream,
-        })
-    }
-
-    /// The answer to a request for a blob, or a part of it. `read` gives the bytes from one offset to another.
-    fn answer(
+    /// The answer to a request for a blob, or parts of it. `read` gives the bytes from one offset to another.
+    pub(super) fn answer(
         &self,
         digest: Digest,
         media_type: String,
         size: Option<u64>,
         source: Source,
-        read: impl FnOnce(u64, Option<u64>) -> Chunks,
+        mut read: impl FnMut(u64, Option<u64>) -> Chunks + Send + 'static,
     ) -> Answer {
         let method = self.pull().method;
         // A range is one of GET only (RFC 9110, section 14.2).
@@ -244,112 +166,50 @@ impl Routed {
             _ => Part::Whole,
         };
         let total = size.unwrap_or_default();
-        let (status, length, content_range, body) = match part {
-            Part::Unsatisfiable => (416, Some(0), Some(format!("bytes */{total}")), Body::empty()),
-            Part::Whole if method == Method::Head => (200, size, None, Body::empty()),
-            Part::Whole => (200, size, None, Body::stream(read(0, size), size)),
-            Part::Range(start, end) => {
-                let range = format!("bytes {start}-{}/{total}", end - 1);
-                (206, Some(end - start), Some(range), Body::stream(read(start, Some(end)), Some(end - start)))
-            }
+        let mut answer = Answer {
+            status: 200,
+            media_type,
+            digest: Some(digest),
+            length: size,
+            content_range: None,
+            headers: Vec::new(),
+            body: Body::empty(),
+            source,
         };
-        Answer { status, media_type, digest: Some(digest), length, content_range, headers: Vec::new(), body, source }
-    }
-}
-
-/// The bytes of a blob on their way into the cache.
-struct Transfer<'a> {
-    leader: &'a Leader,
-    writer: Option<Writer>,
-    media_type: String,
-    /// As its first source told. Units: bytes.
-    size: Option<u64>,
-}
-
-/// What broke a transfer.
-enum Broken {
-    /// The upstream.
-    Upstream(Failure),
-    /// The program ends.
-    Stopped,
-    /// The cache; where no byte was taken yet, the answer is whole and can be handed on.
-    Cache(std::io::Error, Option<Box<upstream::Answer>>),
-}
-
-impl Transfer<'_> {
-    fn written(&self) -> u64 {
-        self.writer.as_ref().map_or(0, Writer::written)
-    }
-
-    /// Takes all that an answer brings, and finishes the fill when it was the last. Gives the size.
-    async fn take(
-        &mut self,
-        candidate: &Candidate,
-        answer: upstream::Answer,
-        stopping: &CancellationToken,
-    ) -> Result<u64, Broken> {
-        let from = self.written();
-        let mut skip = resumes_at(&answer, from).map_err(Broken::Upstream)?;
-        if self.writer.is_none() {
-            let head = Head { place: candidate.place.clone(), size: answer.length(), media_type: media_type(&answer) };
-            self.size = head.size;
-            self.media_type.clone_from(&head.media_type);
-            match self.leader.start(head).await {
-                Ok(writer) => self.writer = Some(writer),
-                Err(FillError::Disk(err)) => return Err(Broken::Cache(err, Some(Box::new(answer)))),
-                Err(FillError::Mismatch) => return Err(Broken::Upstream(Failure::DigestMismatch)),
+        match part {
+            Part::Unsatisfiable => {
+                answer.status = 416;
+                answer.length = Some(0);
+                answer.content_range = Some(format!("bytes */{total}"));
+            }
+            Part::Whole if method == Method::Head => {}
+            Part::Whole => answer.body = Body::stream(read(0, size), size),
+            Part::Range(start, end) => {
+                answer.status = 206;
+                answer.length = Some(end - start);
+                answer.content_range = Some(format!("bytes {start}-{}/{total}", end - 1));
+                answer.body = Body::stream(read(start, Some(end)), answer.length);
+            }
+            Part::Many(parts) => {
+                let multipart = Multipart::new(&parts, total, &answer.media_type, &boundary());
+                answer.status = 206;
+                answer.length = Some(multipart.length);
+                answer.media_type.clone_from(&multipart.media_type);
+                let chunks = multipart.chunks(move |start, end| read(start, Some(end)));
+                answer.body = Body::stream(chunks, answer.length);
             }
         }
-        let Some(writer) = &mut self.writer else { return Err(Broken::Upstream(Failure::Truncated)) };
-        let mut stream = answer.stream();
-        while let Some(chunk) = stopping.run_until_cancelled(stream.next()).await.ok_or(Broken::Stopped)? {
-            let mut chunk = chunk.map_err(Broken::Upstream)?;
-            let skipped = skip.min(chunk.len() as u64);
-            skip -= skipped;
-            let chunk = chunk.split_off(usize::try_from(skipped).expect("not more than a chunk"));
-            if self.size.is_some_and(|size| writer.written() + chunk.len() as u64 > size) {
-                return Err(Broken::Upstream(Failure::Other("the content is longer than it was".to_owned())));
-            }
-            if !chunk.is_empty() {
-                writer.write(chunk).await.map_err(disk)?;
-            }
-        }
-        let written = writer.written();
-        if self.size.is_some_and(|size| written < size) {
-            return Err(Broken::Upstream(Failure::Truncated));
-        }
-        let Some(writer) = self.writer.take() else { return Err(Broken::Upstream(Failure::Truncated)) };
-        match self.leader.finish(writer).await {
-            Ok(()) => {}
-            Err(FillError::Mismatch) => return Err(Broken::Upstream(Failure::DigestMismatch)),
-            Err(err) => return Err(disk(err)),
-        }
-        Ok(written)
+        answer
     }
 }
 
-fn disk(err: FillError) -> Broken {
-    match err {
-        FillError::Disk(err) => Broken::Cache(err, None),
-        FillError::Mismatch => Broken::Upstream(Failure::DigestMismatch),
-    }
+/// A word that nobody can have put into a blob: it is another one each time.
+fn boundary() -> String {
+    let random = || RandomState::new().hash_one(0);
+    format!("{:016x}{:016x}", random(), random())
 }
 
-/// How many bytes of an answer were had before: a server that ignores Range sends all again.
-fn resumes_at(answer: &upstream::Answer, from: u64) -> Result<u64, Failure> {
-    if answer.status != hyper::StatusCode::PARTIAL_CONTENT {
-        return Ok(from);
-    }
-    let start = answer
-        .header("content-range")
-        .and_then(|range| range.strip_prefix("bytes ")?.split_once('-')?.0.parse::<u64>().ok());
-    if start == Some(from) {
-        return Ok(0);
-    }
-    Err(Failure::Other("an answer for another range than was asked for".to_owned()))
-}
-
-fn media_type(answer: &upstream::Answer) -> String {
+pub(super) fn media_type(answer: &upstream::Answer) -> String {
     answer.header("content-type").unwrap_or(OCTETS).to_owned()
 }
 

@@ -1,75 +1,93 @@
 //! Lists of tags and of referrers: passed through, from the first candidate that answers.
 
-use futures_util::StreamExt;
+use std::sync::Arc;
+
+use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
-use super::attempts::{After, Attempts, Ending, Wanted};
+use super::attempts::{After, Attempts, Ending, Tried, Wanted};
 use super::error::Error;
+use super::flights::Lost;
 use super::routed::Routed;
 use super::{Answer, Source};
-use crate::body::{Body, Short};
-use crate::oci::{Addressing, Method, Pull};
+use crate::body::Body;
+use crate::oci::{Addressing, Method, Place, Pull};
 
+/// What a registry is told that we take.
+const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/json";
 /// What cannot stand inside `<` and `>` of a Link.
 const LINK: &AsciiSet = &CONTROLS.add(b'<').add(b'>').add(b'"').add(b' ');
 
+/// Largest list that is passed on whole. Units: bytes.
+const LISTING_MAX: usize = 8 << 20;
+
+/// A list as a registry gave it.
+#[derive(Clone)]
+pub(super) struct Listing {
+    media_type: String,
+    link: Option<String>,
+    filters: Option<String>,
+    bytes: Bytes,
+}
+
 impl Routed {
-    /// A listing. `resource`: what stands behind the repository's name.
-    pub async fn listing(&self, resource: &str) -> Result<Answer, Error> {
+    /// A listing. `resource`: what stands behind the repository's name. Many who ask for the same share one request.
+    pub async fn listing(self: &Arc<Self>, resource: &str) -> Result<Answer, Error> {
         self.may_ask_upstream()?;
-        let query = self.caller().query.clone();
-        let wanted = Wanted {
-            resource,
-            query: &query,
-            method: self.pull().method,
-            accept: "application/vnd.oci.image.index.v1+json, application/json",
-            from: 0,
+        let (query, what) = (self.caller().query.clone(), resource.to_owned());
+        let work = move |routed: Arc<Self>| {
+            let what = what.clone();
+            async move { routed.ask_for_list(&what).await }
         };
+        let asked = self.share(&self.core().listings, &format!("{resource}?{query}"), ACCEPT, work).await;
+        let (_, listing) = asked.map_err(|lost| self.ended(lost.ending, &lost.failed))?;
+        let mut headers = Vec::new();
+        if let Some(link) = listing.link.and_then(|link| rewrite_link(&link, self.pull(), resource)) {
+            headers.push(("link", link));
+        }
+        if let Some(filters) = listing.filters {
+            headers.push(("oci-filters-applied", filters));
+        }
+        Ok(Answer {
+            status: 200,
+            media_type: listing.media_type,
+            digest: None,
+            length: Some(listing.bytes.len() as u64),
+            content_range: None,
+            headers,
+            body: match self.pull().method {
+                Method::Get => Body::bytes(listing.bytes),
+                Method::Head => Body::empty(),
+            },
+            source: Source::Upstream,
+        })
+    }
+
+    async fn ask_for_list(&self, resource: &str) -> Result<(Place, Listing), Lost> {
+        let wanted = Wanted { query: &self.caller().query, ..Wanted::whole(Method::Get, resource, ACCEPT) };
         let mut attempts = Attempts::new(self, false);
         let mut next = attempts.first();
         let mut ending = Ending::Exhausted;
         while let Some(candidate) = next.take() {
-            let tried = attempts.fetch(candidate, wanted).await;
-            match tried.result {
+            let Tried { candidate, started, result } = attempts.fetch(candidate, wanted).await;
+            let (failure, retry_after) = match result {
+                Err(refused) => (refused.failure, refused.retry_after),
                 Ok(answer) => {
-                    let mut headers = Vec::new();
-                    if let Some(link) = answer.header("link").and_then(|link| rewrite_link(link, self.pull(), resource))
-                    {
-                        headers.push(("link", link));
-                    }
-                    if let Some(filters) = answer.header("oci-filters-applied") {
-                        headers.push(("oci-filters-applied", filters.to_owned()));
-                    }
-                    let media_type = answer.header("content-type").unwrap_or("application/json").to_owned();
-                    let length = answer.length();
-                    let chunks = answer.stream().map(|chunk| chunk.map_err(|failure| Short(failure.to_string())));
-                    let body = match self.pull().method {
-                        Method::Get => Body::stream(Box::pin(chunks), length),
-                        Method::Head => Body::empty(),
-                    };
-                    return Ok(Answer {
-                        status: 200,
-                        media_type,
-                        digest: None,
-                        length,
-                        content_range: None,
-                        headers,
-                        body,
-                        source: Source::Upstream,
-                    });
-                }
-                Err(refused) => {
-                    match attempts
-                        .after((tried.candidate, tried.started), refused.failure, 0, refused.retry_after)
-                        .await
-                    {
-                        After::Try(candidate) => next = Some(candidate),
-                        After::End(end) => ending = end,
+                    let text = |name| answer.header(name).map(str::to_owned);
+                    let media_type = text("content-type").unwrap_or_else(|| "application/json".to_owned());
+                    let (link, filters) = (text("link"), text("oci-filters-applied"));
+                    match answer.collect(LISTING_MAX).await {
+                        Ok(bytes) => return Ok((candidate.place, Listing { media_type, link, filters, bytes })),
+                        Err(failure) => (failure, None),
                     }
                 }
+            };
+            match attempts.after((candidate, started), failure, 0, retry_after).await {
+                After::Try(candidate) => next = Some(candidate),
+                After::End(end) => ending = end,
             }
         }
-        Err(self.ended(ending, attempts))
+        Err(Lost { ending, failed: attempts.failed().into() })
     }
 }
 

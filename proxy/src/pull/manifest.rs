@@ -1,15 +1,17 @@
 //! Manifests: by digest, which never change, and by tag, which are asked for again when their time is over.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::attempts::{After, Attempts, Ending, Wanted};
 use super::error::{Cause, Error, story};
+use super::flights::Lost;
 use super::routed::Routed;
 use super::{Answer, Source, is_fresh};
 use crate::body::Body;
 use crate::cache::{Manifest, Tagged};
 use crate::oci::manifest::{MANIFEST_MAX, Negotiated, parse_blobs};
-use crate::oci::{Candidate, Digest, Failure, Method, Place, Tag};
+use crate::oci::{Attempt, Candidate, Digest, Failure, Method, Place, Tag};
 use crate::upstream;
 
 /// Why a copy is not served that is there.
@@ -19,9 +21,12 @@ const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1";
 /// What a registry is told that we take by digest: it has one form only.
 const ANY: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json, */*";
 
+/// Who gave a manifest, and whether it had to.
+type Asked = (Place, (Manifest, Source));
+
 impl Routed {
     /// A manifest by its digest: what is cached never expires.
-    pub async fn manifest_by_digest(&self, digest: Digest) -> Result<Answer, Error> {
+    pub async fn manifest_by_digest(self: &Arc<Self>, digest: Digest) -> Result<Answer, Error> {
         for place in self.places() {
             if let Some(manifest) = self.core().cache.manifest(place, digest).await
                 && (self.may_ask_upstream().is_ok() || self.is_complete(place, &manifest).await)
@@ -30,55 +35,61 @@ impl Routed {
             }
         }
         self.may_ask_upstream()?;
+        let work = move |routed: Arc<Self>| async move { routed.ask_for_digest(digest).await };
+        let asked = self.share(&self.core().manifests, &format!("manifests/{digest}"), ANY, work).await;
+        let (_, (manifest, source)) = asked.map_err(|lost| self.ended(lost.ending, &lost.failed))?;
+        Ok(answer(manifest, source))
+    }
+
+    async fn ask_for_digest(&self, digest: Digest) -> Result<Asked, Lost> {
+        // It may have come while nobody looked.
+        for place in self.places() {
+            if let Some(manifest) = self.core().cache.manifest(place, digest).await {
+                return Ok((place.clone(), (manifest, Source::Cache)));
+            }
+        }
         let resource = format!("manifests/{digest}");
-        let wanted = Wanted { resource: &resource, query: "", method: Method::Get, accept: ANY, from: 0 };
+        let wanted = Wanted::whole(Method::Get, &resource, ANY);
         let mut attempts = Attempts::new(self, false);
         let mut next = attempts.first();
         let mut ending = Ending::Exhausted;
         while let Some(candidate) = next.take() {
             match self.get(&mut attempts, candidate, wanted, Some(digest)).await {
-                Ok((_, manifest)) => return Ok(answer(manifest, Source::Upstream)),
+                Ok((place, manifest)) => return Ok((place, (manifest, Source::Upstream))),
                 Err(After::Try(candidate)) => next = Some(candidate),
                 Err(After::End(end)) => ending = end,
             }
         }
-        Err(self.ended(ending, attempts))
+        Err(Lost { ending, failed: attempts.failed().into() })
     }
 
     /// A manifest by its tag: fresh from the cache, else as its registry has it now, else stale.
-    pub async fn manifest_by_tag(&self, tag: &Tag) -> Result<Answer, Error> {
+    pub async fn manifest_by_tag(self: &Arc<Self>, tag: &Tag) -> Result<Answer, Error> {
         let negotiated = self.caller().negotiated;
-        let mut kept: Vec<(Place, Tagged)> = Vec::new();
-        for place in self.places() {
-            if let Some(tagged) = self.core().cache.tag(place, tag, negotiated).await {
-                kept.push((place.clone(), tagged));
-            }
-        }
+        let mut kept = self.kept(tag, negotiated).await;
         if let Err(refusal) = self.may_ask_upstream() {
             return self.stale(kept).await.ok_or(refusal);
         }
-        if let Some(at) = kept.iter().position(|(_, tagged)| is_fresh(self.live(), tagged.age)) {
+        if let Some(at) = kept.iter().position(|(place, tagged)| is_fresh(self.live(), place, tagged.age)) {
             return Ok(answer(kept.swap_remove(at).1.manifest, Source::Cache));
         }
-        let had_copy = !kept.is_empty();
-        let mut attempts = Attempts::new(self, had_copy);
-        let mut next = attempts.first();
-        let mut ending = Ending::Exhausted;
-        while let Some(candidate) = next.take() {
-            let known = kept.iter().find(|(place, _)| *place == candidate.place).map(|(_, tagged)| &tagged.manifest);
-            match self.get_tag(&mut attempts, candidate, tag, negotiated, known).await {
-                Ok(answer) => return Ok(answer),
-                Err(After::Try(candidate)) => next = Some(candidate),
-                Err(After::End(end)) => ending = end,
-            }
-        }
-        let gone =
-            |failed: &[crate::oci::Attempt]| failed.iter().all(|attempt| attempt.failure == Failure::Status(404));
+        let wanted = tag.clone();
+        let work = move |routed: Arc<Self>| {
+            let tag = wanted.clone();
+            async move { routed.ask_for_tag(&tag, negotiated).await }
+        };
+        let resource = format!("manifests/{tag}");
+        let asked = self.share(&self.core().manifests, &resource, &negotiated.accept(), work).await;
+        let Lost { ending, failed } = match asked {
+            Ok((_, (manifest, source))) => return Ok(answer(manifest, source)),
+            Err(lost) => lost,
+        };
+        let gone = failed.iter().all(|attempt| attempt.failure == Failure::Status(404));
         match ending {
             Ending::Exhausted | Ending::Stale => {
-                let failed = attempts.failed();
+                let had_copy = !kept.is_empty() && !gone;
                 // A tag that every registry says is gone, is gone.
-                if (matches!(ending, Ending::Stale) || !gone(&failed))
+                if (matches!(ending, Ending::Stale) || !gone)
                     && let Some(stale) = self.stale(kept).await
                 {
                     let (request, pull) = (self.question().facts.id.as_str(), self.pull().to_string());
@@ -90,11 +101,44 @@ impl Routed {
                     );
                     return Ok(stale);
                 }
-                let had_copy = had_copy && !gone(&failed);
                 Err(Error::of_attempts(self.pull(), &failed, had_copy.then_some(INCOMPLETE)))
             }
-            ending => Err(self.ended(ending, attempts)),
+            ending => Err(self.ended(ending, &failed)),
         }
+    }
+
+    /// The copies of a tag that may still be served: fresh ones, and stale ones that are not too old for it.
+    async fn kept(&self, tag: &Tag, negotiated: Negotiated) -> Vec<(Place, Tagged)> {
+        let mut kept: Vec<(Place, Tagged)> = Vec::new();
+        for place in self.places() {
+            let most = self.live().config.tag_times(&place.registry).max_stale;
+            if let Some(tagged) = self.core().cache.tag(place, tag, negotiated).await
+                && most.is_none_or(|most| tagged.age <= most)
+            {
+                kept.push((place.clone(), tagged));
+            }
+        }
+        kept
+    }
+
+    async fn ask_for_tag(&self, tag: &Tag, negotiated: Negotiated) -> Result<Asked, Lost> {
+        let kept = self.kept(tag, negotiated).await;
+        // It may have come while nobody looked.
+        if let Some((place, tagged)) = kept.iter().find(|(place, tagged)| is_fresh(self.live(), place, tagged.age)) {
+            return Ok((place.clone(), (tagged.manifest.clone(), Source::Cache)));
+        }
+        let mut attempts = Attempts::new(self, !kept.is_empty());
+        let mut next = attempts.first();
+        let mut ending = Ending::Exhausted;
+        while let Some(candidate) = next.take() {
+            let known = kept.iter().find(|(place, _)| *place == candidate.place).map(|(_, tagged)| &tagged.manifest);
+            match self.get_tag(&mut attempts, candidate, tag, negotiated, known).await {
+                Ok(asked) => return Ok(asked),
+                Err(After::Try(candidate)) => next = Some(candidate),
+                Err(After::End(end)) => ending = end,
+            }
+        }
+        Err(Lost { ending, failed: attempts.failed().into() })
     }
 
     /// One candidate's word on a tag. Where a copy is known, a HEAD tells whether it still holds: many registries
@@ -106,11 +150,11 @@ impl Routed {
         tag: &Tag,
         negotiated: Negotiated,
         known: Option<&Manifest>,
-    ) -> Result<Answer, After> {
+    ) -> Result<Asked, After> {
         let cache = &self.core().cache;
         let resource = format!("manifests/{tag}");
         let accept = negotiated.accept();
-        let wanted = Wanted { resource: &resource, query: "", method: Method::Get, accept: &accept, from: 0 };
+        let wanted = Wanted::whole(Method::Get, &resource, &accept);
         let mut candidate = candidate;
         if let Some(known) = known {
             let tried = attempts.fetch(candidate, Wanted { method: Method::Head, ..wanted }).await;
@@ -121,7 +165,7 @@ impl Routed {
                     let same_place = tried.candidate.place;
                     if digest == Some(known.digest) {
                         cache.put_tag(&same_place, tag, negotiated, known.digest).await;
-                        return Ok(self::answer(known.clone(), Source::Cache));
+                        return Ok((same_place, (known.clone(), Source::Cache)));
                     }
                     candidate = Candidate { place: same_place, hedge_after: None, ..tried.candidate };
                 }
@@ -133,7 +177,7 @@ impl Routed {
         }
         let (place, manifest) = self.get(attempts, candidate, wanted, None).await?;
         cache.put_tag(&place, tag, negotiated, manifest.digest).await;
-        Ok(answer(manifest, Source::Upstream))
+        Ok((place, (manifest, Source::Upstream)))
     }
 
     /// Fetches a manifest from a candidate, verifies it and keeps it.
@@ -184,12 +228,10 @@ impl Routed {
     }
 
     /// The error of attempts that ended without an answer.
-    pub(super) fn ended(&self, ending: Ending, attempts: Attempts<'_>) -> Error {
+    pub(super) fn ended(&self, ending: Ending, failed: &[Attempt]) -> Error {
         match ending {
             Ending::Denied(denial) => self.error(Cause::Denied(denial)),
-            Ending::Exhausted | Ending::Stop | Ending::Stale => {
-                Error::of_attempts(self.pull(), &attempts.failed(), None)
-            }
+            Ending::Exhausted | Ending::Stop | Ending::Stale => Error::of_attempts(self.pull(), failed, None),
         }
     }
 }

@@ -6,11 +6,17 @@ mod admitted;
 mod attempts;
 mod blob;
 mod error;
+mod flights;
 mod listing;
 mod manifest;
+mod misses;
+mod past;
+mod reader;
 mod routed;
+mod transfer;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,14 +27,17 @@ use tokio_util::task::TaskTracker;
 pub use error::{Cause, Error};
 
 use crate::body::Body;
-use crate::cache::Cache;
+use crate::cache::{Cache, Link, Manifest};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::Negotiated;
-use crate::oci::{Candidate, Content, Denial, Digest, Pull, Reference};
+use crate::oci::{Candidate, Content, Denial, Digest, Place, Pull, Reference};
 use crate::plugin::{Cached, Facts, Opinion, Peek, PluginSet, Plugins, Question};
 use crate::upstream::Upstreams;
 use admitted::Admitted;
+use flights::Flights;
+use listing::Listing;
+use misses::Misses;
 use routed::Routed;
 
 /// Transfers that go past a cache that takes nothing, at once.
@@ -47,6 +56,15 @@ pub struct Core {
     fills: TaskTracker,
     stopping: CancellationToken,
     passing: Arc<Semaphore>,
+    /// Fills that nobody waits for.
+    orphans: Arc<AtomicUsize>,
+    misses: Misses,
+    /// Who asks for tags and manifests.
+    manifests: Arc<Flights<(Manifest, Source)>>,
+    /// Who asks whether a blob is there.
+    proofs: Arc<Flights<Link>>,
+    /// Who asks for lists.
+    listings: Arc<Flights<Listing>>,
 }
 
 /// The configuration in effect, and what follows from it. A request keeps the one that it began with.
@@ -120,7 +138,20 @@ impl Core {
     pub fn new(live: Live, plugins: Plugins, cache: Cache, metrics: Arc<Metrics>) -> Self {
         let passing = Arc::new(Semaphore::new(PASSING_MAX));
         let (fills, stopping) = (TaskTracker::new(), CancellationToken::new());
-        Self { live: ArcSwap::from_pointee(live), plugins, cache, metrics, fills, stopping, passing }
+        Self {
+            live: ArcSwap::from_pointee(live),
+            plugins,
+            cache,
+            metrics,
+            fills,
+            stopping,
+            passing,
+            orphans: Arc::default(),
+            misses: Misses::default(),
+            manifests: Arc::default(),
+            proofs: Arc::default(),
+            listings: Arc::default(),
+        }
     }
 
     /// The configuration in effect.
@@ -256,7 +287,7 @@ impl Routing {
             let cache = &self.core.cache;
             match &self.pull.content {
                 Content::Manifest(Reference::Tag(tag)) => match cache.tag(place, tag, self.negotiated).await {
-                    Some(tagged) if is_fresh(&self.live, tagged.age) => {
+                    Some(tagged) if is_fresh(&self.live, place, tagged.age) => {
                         return Cached::Fresh { digest: tagged.manifest.digest, age: Some(tagged.age) };
                     }
                     Some(tagged) if stale == Cached::Absent => {
@@ -281,6 +312,6 @@ impl Routing {
     }
 }
 
-fn is_fresh(live: &Live, age: Duration) -> bool {
-    age < live.config.cache.tag_ttl
+fn is_fresh(live: &Live, place: &Place, age: Duration) -> bool {
+    age < live.config.tag_times(&place.registry).ttl
 }

@@ -65,6 +65,11 @@ impl Routed {
         &self.live
     }
 
+    /// The same, for a task that outlives this request.
+    pub fn shared_live(&self) -> Arc<Live> {
+        self.live.clone()
+    }
+
     pub fn plugins(&self) -> &PluginSet {
         &self.set
     }

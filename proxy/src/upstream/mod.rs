@@ -57,6 +57,8 @@ pub struct Ask<'a> {
     pub accept: &'a str,
     /// Only from this byte on. Units: bytes.
     pub from: u64,
+    /// Only to before this byte; none: to the end. Units: bytes.
+    pub until: Option<u64>,
     /// How long to wait for the headers.
     pub timeout: Duration,
 }
@@ -177,8 +179,10 @@ fn request(ask: &Ask<'_>, url: &Url, grant: Option<&HeaderValue>) -> Result<Requ
         .header(ACCEPT, ask.accept)
         // Bytes are kept as they are named by their digest: any coding would change them.
         .header(ACCEPT_ENCODING, "identity");
-    if ask.from > 0 {
-        request = request.header(RANGE, format!("bytes={}-", ask.from));
+    match ask.until {
+        Some(until) => request = request.header(RANGE, format!("bytes={}-{}", ask.from, until - 1)),
+        None if ask.from > 0 => request = request.header(RANGE, format!("bytes={}-", ask.from)),
+        None => {}
     }
     if let Some(grant) = grant {
         request = request.header(AUTHORIZATION, grant);
@@ -200,7 +204,7 @@ fn redirect(from: &Url, headers: &HeaderMap) -> Result<Url, Failure> {
 fn accept(answer: Response<Incoming>, ask: &Ask<'_>) -> Result<Response<Incoming>, Refused> {
     let status = answer.status();
     let whole = status == StatusCode::OK;
-    let part = status == StatusCode::PARTIAL_CONTENT && ask.from > 0;
+    let part = status == StatusCode::PARTIAL_CONTENT && (ask.from > 0 || ask.until.is_some());
     if !whole && !part {
         let failure = match status.as_u16() {
             code @ (401 | 403) => {
@@ -238,6 +242,15 @@ impl Answer {
     /// The length that the headers promise. Units: bytes.
     pub fn length(&self) -> Option<u64> {
         self.header("content-length")?.parse().ok()
+    }
+
+    /// The first byte of the part that this is, and the length of the whole; none where it is no part.
+    ///
+    /// Source: RFC 9110, section 14.4.
+    pub fn part(&self) -> Option<(u64, Option<u64>)> {
+        let (range, total) = self.header("content-range")?.strip_prefix("bytes ")?.split_once('/')?;
+        let first = range.split_once('-')?.0.parse().ok()?;
+        Some((first, total.parse().ok()))
     }
 
     /// The body as it comes. It fails when it is silent for too long, or ends before its length.

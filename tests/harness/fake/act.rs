@@ -12,6 +12,12 @@ pub enum Act {
     ServeWhole,
     /// Chunked, without a length.
     ServeChunked,
+    /// Once the gate is open.
+    After(Gate),
+    /// Chunked, so many bytes, and a clean close at the edge of a chunk.
+    ChunkedCloseAfter(u64),
+    /// Neither length nor chunks: so many bytes, and the end of the connection is the end of the body.
+    UntilClose(u64),
     /// The right headers, so many bytes, and a clean close.
     CloseAfter(u64),
     /// The right headers, so many bytes, and a reset.
@@ -24,6 +30,12 @@ pub enum Act {
     Hold(u64, Gate),
     /// The right headers around other bytes.
     Lie(Content),
+    /// The same, without a length.
+    ServeChunkedLie(Content),
+    /// The same, so many bytes, and the rest once the gate is open.
+    LieAndHold(Content, u64, Gate),
+    /// An answer of its own, once the gate is open.
+    Held(Gate, Reply),
     /// An answer of its own.
     Reply(Reply),
 }
@@ -71,7 +83,9 @@ impl From<Reply> for Act {
 impl Act {
     pub(super) fn gate(&self) -> Option<Gate> {
         match self {
-            Self::Hold(_, gate) => Some(gate.clone()),
+            Self::Hold(_, gate) | Self::After(gate) | Self::LieAndHold(_, _, gate) | Self::Held(gate, _) => {
+                Some(gate.clone())
+            }
             _ => None,
         }
     }

@@ -59,6 +59,14 @@ fn answer(stream: &TcpStream, shared: &Shared, seen: &Seen) -> io::Result<After>
     match act {
         Act::Silent => stall(stream),
         Act::Reply(reply) => send_reply(stream, seen, &reply),
+        Act::Held(gate, reply) => {
+            gate.pass();
+            send_reply(stream, seen, &reply)
+        }
+        Act::After(gate) => {
+            gate.pass();
+            send_document(stream, seen, &Act::Serve, &document)
+        }
         act => send_document(stream, seen, &act, &document),
     }
 }
@@ -120,8 +128,10 @@ fn send_document(mut stream: &TcpStream, seen: &Seen, act: &Act, document: &Docu
     if range.is_some() {
         let _ = write!(head, "Content-Range: bytes {start}-{}/{total}\r\n", end - 1);
     }
-    let chunked = matches!(act, Act::ServeChunked);
-    if chunked {
+    let chunked = matches!(act, Act::ServeChunked | Act::ChunkedCloseAfter(_) | Act::ServeChunkedLie(_));
+    if matches!(act, Act::UntilClose(_)) {
+        head.push_str("Connection: close\r\n\r\n");
+    } else if chunked {
         head.push_str("Transfer-Encoding: chunked\r\n\r\n");
     } else {
         let _ = write!(head, "Content-Length: {}\r\n\r\n", end - start);
@@ -133,7 +143,7 @@ fn send_document(mut stream: &TcpStream, seen: &Seen, act: &Act, document: &Docu
     let until = |after: u64| end.min(start.saturating_add(after));
     let content = &document.content;
     match act {
-        Act::CloseAfter(after) => {
+        Act::CloseAfter(after) | Act::UntilClose(after) => {
             content.write(&mut stream, start, until(*after))?;
             Ok(After::Close)
         }
@@ -155,14 +165,25 @@ fn send_document(mut stream: &TcpStream, seen: &Seen, act: &Act, document: &Docu
             other.write(&mut stream, start, end)?;
             Ok(After::NextRequest)
         }
-        Act::ServeChunked => {
+        Act::LieAndHold(other, after, gate) => {
+            other.write(&mut stream, start, until(*after))?;
+            gate.pass();
+            other.write(&mut stream, until(*after), end)?;
+            Ok(After::NextRequest)
+        }
+        Act::ServeChunked | Act::ChunkedCloseAfter(_) | Act::ServeChunkedLie(_) => {
+            let content = if let Act::ServeChunkedLie(other) = act { other } else { content };
+            let until = if let Act::ChunkedCloseAfter(after) = act { until(*after) } else { end };
             let mut offset = start;
-            while offset < end {
-                let next = end.min(offset + 64 * 1024);
+            while offset < until {
+                let next = until.min(offset + 64 * 1024);
                 write!(stream, "{:x}\r\n", next - offset)?;
                 content.write(&mut stream, offset, next)?;
                 stream.write_all(b"\r\n")?;
                 offset = next;
+            }
+            if until < end {
+                return Ok(After::Close);
             }
             stream.write_all(b"0\r\n\r\n")?;
             Ok(After::NextRequest)
@@ -171,7 +192,7 @@ fn send_document(mut stream: &TcpStream, seen: &Seen, act: &Act, document: &Docu
             content.write(&mut stream, start, end)?;
             Ok(After::NextRequest)
         }
-        Act::Silent | Act::Reply(_) => unreachable!("answered before there was a head"),
+        Act::Silent | Act::Reply(_) | Act::After(_) | Act::Held(..) => unreachable!("answered before there was a head"),
     }
 }
 
