@@ -170,11 +170,11 @@ impl<'a> Attempts<'a> {
         let routed = self.routed;
         match routed.plugins().on_failure(routed.question(), &self.failed, &remaining).await {
             Step::ServeStale if self.has_stale => After::End(Ending::Stale),
-            Step::Divert(to) if routed.reaches(&to) && self.spend_extra() => After::Try(to),
+            Step::Divert(to) if routed.reaches(&to) && self.spend_extra(&to) => After::Try(to),
             Step::Pass | Step::Next | Step::ServeStale | Step::Divert(_) => self.next(candidate).await,
             Step::Wait(wait) => {
                 let wait = wait.min(WAIT_MAX);
-                if Instant::now() + wait >= self.deadline || !self.spend_extra() {
+                if Instant::now() + wait >= self.deadline || !self.spend_extra(&candidate) {
                     return self.next(candidate).await;
                 }
                 tokio::time::sleep(wait).await;
@@ -196,7 +196,7 @@ impl<'a> Attempts<'a> {
         let Some(wait) = self.mends_after().filter(|wait| Instant::now() + *wait < self.deadline) else {
             return After::End(Ending::Exhausted);
         };
-        if !self.spend_extra() {
+        if !self.spend_extra(&candidate) {
             return After::End(Ending::Exhausted);
         }
         tokio::time::sleep(wait).await;
@@ -229,8 +229,11 @@ impl<'a> Attempts<'a> {
         wait.mul_f64(1.0 - jitter / 2.0)
     }
 
-    fn spend_extra(&mut self) -> bool {
-        let some = self.extra_left > 0;
+    /// Whether a candidate may be asked beyond its turn: by this pull, and by all pulls of its registry together.
+    fn spend_extra(&mut self, candidate: &Candidate) -> bool {
+        // A transfer that has just brought so much is no burden that has brought nothing.
+        let free = self.failed.last().is_some_and(|last| last.bytes >= WORTH_IT);
+        let some = self.extra_left > 0 && (free || self.routed.core().retries.spend(&candidate.place.registry));
         self.extra_left = self.extra_left.saturating_sub(1);
         some
     }

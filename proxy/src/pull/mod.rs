@@ -12,6 +12,7 @@ mod manifest;
 mod misses;
 mod past;
 mod reader;
+mod retries;
 mod routed;
 mod transfer;
 
@@ -38,6 +39,7 @@ use admitted::Admitted;
 use flights::Flights;
 use listing::Listing;
 use misses::Misses;
+use retries::Retries;
 use routed::Routed;
 
 /// Transfers that go past a cache that takes nothing, at once.
@@ -59,6 +61,7 @@ pub struct Core {
     /// Fills that nobody waits for.
     orphans: Arc<AtomicUsize>,
     misses: Misses,
+    retries: Retries,
     /// Who asks for tags and manifests.
     manifests: Arc<Flights<(Manifest, Source)>>,
     /// Who asks whether a blob is there.
@@ -148,6 +151,7 @@ impl Core {
             passing,
             orphans: Arc::default(),
             misses: Misses::default(),
+            retries: Retries::default(),
             manifests: Arc::default(),
             proofs: Arc::default(),
             listings: Arc::default(),
