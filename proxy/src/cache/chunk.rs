@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use futures_util::stream::try_unfold;
@@ -11,8 +12,13 @@ use futures_util::stream::try_unfold;
 use super::blocking;
 use crate::body::{Chunks, Short};
 
-/// How much a reader takes at a time. Units: bytes.
-const READ: u64 = 128 << 10;
+/// How much a reader takes at a time, at most and at least. Units: bytes.
+const READ: (u64, u64) = (128 << 10, 16 << 10);
+/// What all readers together take at a time: many take less each, since each holds what its client has not taken yet.
+/// Units: bytes.
+const ALL_READS: u64 = 24 << 20;
+/// Readers of this process.
+static READERS: AtomicU64 = AtomicU64::new(0);
 
 /// Reads a file that is whole, from `start` to before `end`.
 pub(super) fn read_file(file: Arc<File>, start: u64, end: u64) -> Chunks {
@@ -34,13 +40,19 @@ pub(super) struct Chunker {
 
 impl Chunker {
     pub fn new(file: Arc<File>) -> Self {
+        READERS.fetch_add(1, Ordering::Relaxed);
         Self { file, last: Bytes::new() }
     }
 
     /// The bytes from `start` on, at most up to `end`, and at least one.
     pub async fn read(&mut self, start: u64, end: u64) -> Result<Bytes, Short> {
-        let length = usize::try_from((end - start).min(READ)).expect("at most READ");
+        let most = (ALL_READS / READERS.load(Ordering::Relaxed).max(1)).clamp(READ.1, READ.0);
+        let (length, most) = ((end - start).min(most), usize::try_from(most).expect("at most READ"));
+        let length = usize::try_from(length).expect("at most READ");
         let mut buffer = std::mem::take(&mut self.last).try_into_mut().map(Vec::from).unwrap_or_default();
+        if buffer.len() > 2 * most {
+            buffer = Vec::new();
+        }
         if buffer.len() < length {
             buffer.resize(length, 0);
         }
@@ -66,5 +78,11 @@ impl Chunker {
         };
         self.last = Bytes::from(buffer);
         Ok(self.last.slice(..read))
+    }
+}
+
+impl Drop for Chunker {
+    fn drop(&mut self) {
+        READERS.fetch_sub(1, Ordering::Relaxed);
     }
 }
