@@ -88,6 +88,8 @@ pub struct Metrics {
     pub broken_bodies: Family<BrokenBody, Counter>,
     /// Transfers beside a fill, for readers far ahead of it.
     pub side_ranges: Counter,
+    /// Whether a registry keeps failing, and stands behind the others: 1 or 0.
+    pub upstream_ailing: Family<Upstream, Gauge>,
     /// Fills that ended.
     pub fills: Family<Outcome, Counter>,
     /// Requests that shared the fill of another.
@@ -127,6 +129,11 @@ impl Metrics {
             "side_ranges",
             "Transfers beside a fill, for readers far ahead of it",
             self.side_ranges.clone(),
+        );
+        registry.register(
+            "upstream_ailing",
+            "1 while a registry keeps failing, and others are asked before it",
+            self.upstream_ailing.clone(),
         );
         registry.register("fills", "Fills of the cache that ended", self.fills.clone());
         registry.register("coalesced_requests", "Requests that shared the fill of another", self.coalesced.clone());

@@ -107,7 +107,8 @@ mod tests {
     }
 
     fn attempt(registry: &str, failure: Failure, retry_after_secs: Option<u32>) -> Attempt {
-        Attempt { candidate: Candidate::new(registry), failure, duration_ms: 1, bytes: 0, retry_after_secs }
+        let (candidate, rate_limit) = (Candidate::new(registry), Vec::new());
+        Attempt { candidate, failure, duration_ms: 1, bytes: 0, retry_after_secs, rate_limit }
     }
 
     #[test]

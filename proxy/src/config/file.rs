@@ -15,6 +15,10 @@ pub(super) struct File {
     pub default_registry: Option<Spanned<String>>,
     #[serde(default)]
     pub open_registries: bool,
+    pub docker_config: Option<Spanned<PathBuf>>,
+    pub certs_dirs: Option<Vec<Spanned<PathBuf>>>,
+    #[serde(default)]
+    pub egress: Egress,
     #[serde(default)]
     pub cache: Cache,
     #[serde(default)]
@@ -50,6 +54,7 @@ pub(super) struct Limits {
     pub upstream_attempts: Option<Spanned<String>>,
     pub upstream_idle: Option<Spanned<String>>,
     pub upstream_min_rate: Option<Spanned<String>>,
+    pub upstream_ailing: Option<Spanned<String>>,
     pub orphan_fills: Option<Spanned<usize>>,
     pub orphan_time: Option<Spanned<String>>,
 }
@@ -83,10 +88,41 @@ pub(super) struct Registry {
     pub url: Option<Spanned<String>>,
     pub username: Option<Spanned<String>>,
     pub password_file: Option<Spanned<PathBuf>>,
+    pub token_file: Option<Spanned<PathBuf>>,
+    pub identity_token_file: Option<Spanned<PathBuf>>,
+    pub docker_config: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub repositories: BTreeMap<Spanned<String>, Login>,
     #[serde(default)]
     pub redirect_hosts: Vec<Spanned<String>>,
     pub tag_ttl: Option<Spanned<String>>,
     pub max_stale: Option<Spanned<String>>,
+    pub ca_file: Option<Spanned<PathBuf>>,
+    pub client_cert: Option<Spanned<PathBuf>>,
+    pub client_key: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub insecure: bool,
+    pub proxy: Option<Spanned<String>>,
+    pub proxy_password_file: Option<Spanned<PathBuf>>,
+}
+
+/// `[registries."NAME".repositories."PREFIX"]`
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Login {
+    pub username: Option<Spanned<String>>,
+    pub password_file: Option<Spanned<PathBuf>>,
+    pub token_file: Option<Spanned<PathBuf>>,
+    pub identity_token_file: Option<Spanned<PathBuf>>,
+}
+
+/// `[egress]`
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Egress {
+    pub proxy: Option<Spanned<String>>,
+    pub proxy_password_file: Option<Spanned<PathBuf>>,
+    pub no_proxy: Option<Vec<Spanned<String>>>,
 }
 
 /// `[log]`

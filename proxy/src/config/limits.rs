@@ -28,6 +28,8 @@ pub struct Limits {
     pub upstream_idle: Duration,
     /// The least that an upstream's body must bring while it is waited for. Units: bytes a second, over `upstream_idle`.
     pub upstream_min_rate: u64,
+    /// How long a registry that keeps failing stands behind the others at first; up to twelve times as long later.
+    pub upstream_ailing: Duration,
     /// Transfers at once that no client waits for any more.
     pub orphan_fills: usize,
     /// How long a transfer goes on at least that no client waits for any more.
@@ -69,6 +71,7 @@ impl Source<'_> {
                 Some(rate) => self.size(rate, "limits.upstream_min_rate")?,
                 None => 1 << 10,
             },
+            upstream_ailing: duration(&typed.upstream_ailing, "upstream_ailing", Duration::from_secs(10))?,
             orphan_fills: typed.orphan_fills.as_ref().map_or(8, |fills| *fills.get_ref()),
             orphan_time: duration(&typed.orphan_time, "orphan_time", Duration::from_secs(10))?,
         })

@@ -3,23 +3,30 @@
 //! A configuration that is wrong is refused whole, with file, line and key; nothing of it takes effect.
 
 mod cache;
+mod egress;
 mod file;
 mod known;
 mod limits;
+mod login;
 mod plugins;
 mod registries;
 mod source;
+mod trust;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 pub use cache::{Cache, TagTimes};
+pub use egress::{Egress, EgressProxy, Way};
 pub use file::{Log, LogFormat, LogLevel, OnLoadError};
 pub use limits::Limits;
+pub use login::Login;
 pub use plugins::Plugins;
-pub use registries::{Credentials, Reach, is_public};
+pub use registries::{Reach, is_public};
 pub use source::ConfigError;
+pub use trust::{ClientPair, Trust, read_certificates, read_key};
 
 use crate::oci::Registry;
 use registries::is_private_name;
@@ -42,6 +49,12 @@ pub struct Config {
     pub default_registry: Registry,
     /// Whether any public registry is reached by its name.
     pub open_registries: bool,
+    /// Where docker's or Podman's logins are, for registries that have none of their own.
+    pub docker_config: Option<PathBuf>,
+    /// Folders with a folder for each host, of authorities and client certificates.
+    pub certs_dirs: Vec<PathBuf>,
+    /// How the outside is reached.
+    pub egress: Egress,
     /// The cache.
     pub cache: Cache,
     /// The plugins.
@@ -52,7 +65,7 @@ pub struct Config {
     pub log: Log,
     /// The file that it was read from, or that there was none.
     pub source: String,
-    registries: HashMap<Registry, Reach>,
+    registries: HashMap<Registry, Arc<Reach>>,
     tag_times: HashMap<Registry, TagTimes>,
 }
 
@@ -105,14 +118,17 @@ impl Config {
         let cache = source.cache(file.cache)?;
         let plugins = source.plugins(file.plugins, &cache.dir)?;
         let limits = source.limits(&file.limits)?;
+        let docker_config = file.docker_config.map(|file| source.docker_config(file, "docker_config")).transpose()?;
+        let certs_dirs = source.certs_dirs(file.certs_dirs)?;
+        let egress = source.egress(file.egress)?;
         let (mut registries, mut tag_times) = (HashMap::new(), HashMap::new());
         for (name, typed) in file.registries {
             let registry = source.registry(&name, "registries")?;
             let table = format!("registries.\"{registry}\"");
             let times = source.tag_times(typed.tag_ttl.as_ref(), typed.max_stale.as_ref(), &table, cache.tags)?;
             tag_times.insert(registry.clone(), times);
-            let reach = source.reach(&registry, typed, listen)?;
-            if registries.insert(registry.clone(), reach).is_some() {
+            let reach = source.reach(&registry, typed, listen, docker_config.as_ref())?;
+            if registries.insert(registry.clone(), Arc::new(reach)).is_some() {
                 return Err(source.error(
                     &name.span(),
                     &format!("registries: {registry} stands here twice, under two of its names"),
@@ -124,6 +140,9 @@ impl Config {
             admin,
             default_registry,
             open_registries: file.open_registries,
+            docker_config,
+            certs_dirs,
+            egress,
             cache,
             plugins,
             limits,
@@ -149,15 +168,29 @@ impl Config {
     }
 
     /// How a registry is reached; none where the operator would have to say so first.
-    pub fn reach(&self, registry: &Registry) -> Option<Reach> {
+    pub fn reach(&self, registry: &Registry) -> Option<Arc<Reach>> {
         if let Some(reach) = self.registries.get(registry) {
             return Some(reach.clone());
         }
         if known::is_known(registry) || (self.open_registries && !is_private_name(registry)) {
             let url = known::address(registry)?;
-            return Some(Reach { url, listed: false, credentials: None, redirect_hosts: Vec::new() });
+            return Some(Arc::new(Reach::unlisted(url, self.docker_config.clone())));
         }
         None
+    }
+
+    /// What is right, but not safe: the operator should know of it at each start.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut listed: Vec<_> = self.registries.iter().collect();
+        listed.sort_by_key(|(registry, _)| registry.as_str());
+        let mut warnings: Vec<String> = listed.iter().filter_map(|(name, reach)| reach.insecurity(name)).collect();
+        let own = listed.iter().flat_map(|(_, reach)| reach.secret_files());
+        let mut secrets: Vec<&Path> =
+            own.chain(self.docker_config.as_deref()).chain(self.egress.secret_file()).collect();
+        secrets.sort_unstable();
+        secrets.dedup();
+        warnings.extend(secrets.into_iter().filter_map(login::readable_by_all));
+        warnings
     }
 }
 
@@ -200,6 +233,30 @@ mod tests {
             ("[registries.\"docker.io\"]\nurl = \"ftp://h\"", 2, "url"),
             ("[registries.\"docker.io\"]\nusername = \"u\"", 2, "username"),
             ("[registries.\"docker.io\"]\nusername = \"u\"\npassword_file = \"/nonexistent\"", 3, "password_file"),
+            ("[registries.\"docker.io\"]\ntoken_file = \"/nonexistent\"", 2, "token_file"),
+            ("[registries.\"docker.io\".repositories.\"Org\"]\nusername = \"u\"", 1, "repositories"),
+            ("[registries.\"docker.io\".repositories.\"org\"]", 1, "names no credentials"),
+            ("[registries.\"docker.io\".repositories.\"org\"]\nusername = \"u\"", 2, "\"org\".username"),
+            (
+                "[registries.\"docker.io\"]\ntoken_file = \"/etc/hostname\"\nidentity_token_file = \"/etc/hostname\"",
+                3,
+                "one of them",
+            ),
+            ("docker_config = \"/etc/hostname\"", 1, "docker_config"),
+            ("docker_config = \"/nonexistent\"", 1, "docker_config"),
+            ("certs_dirs = [\"certs.d\"]", 1, "certs_dirs"),
+            ("[registries.\"h.lan\"]\nca_file = \"/etc/hostname\"", 2, "holds no certificate"),
+            ("[registries.\"h.lan\"]\nclient_cert = \"/etc/hostname\"", 2, "client_key"),
+            ("[registries.\"h.lan\"]\nclient_key = \"/etc/hostname\"", 2, "client_cert"),
+            ("[registries.\"h.lan\"]\nurl = \"http://h.lan\"\ninsecure = true", 1, "insecure"),
+            ("[registries.\"h.lan\"]\nproxy = \"socks5://h:1\"", 2, "proxy"),
+            ("[registries.\"h.lan\"]\nproxy = \"http://u:hunter2@h:1\"", 2, "proxy_password_file"),
+            ("[registries.\"h.lan\"]\nproxy_password_file = \"/etc/hostname\"", 2, "needs"),
+            ("[egress]\nproxy = \"yes\"", 2, "egress.proxy"),
+            ("[egress]\nno_proxy = [\"a,b\"]", 2, "egress.no_proxy"),
+            ("[registries.\"h.lan\"]\nredirect_hosts = [\"*.\"]", 2, "redirect_hosts"),
+            ("[registries.\"h.lan\"]\nredirect_hosts = [\"*\"]", 2, "redirect_hosts"),
+            ("[limits]\nupstream_ailing = \"0s\"", 2, "limits.upstream_ailing"),
         ] {
             let message = refusal(text);
             assert!(message.starts_with(&format!("tidegate.toml:{line}: ")), "{text}: {message}");
@@ -212,6 +269,8 @@ mod tests {
         for text in [
             "[registries.\"h.lan\"]\npassword = \"hunter2\"",
             "[registries.\"h.lan\"]\nurl = \"https://user:hunter2@h.lan\"",
+            "[registries.\"h.lan\"]\nproxy = \"http://user:hunter2@h.lan\"",
+            "[egress]\nproxy = \"user:hunter2@h.lan\"",
         ] {
             assert!(!refusal(text).contains("hunter2"), "{text}");
         }

@@ -1,35 +1,81 @@
 //! `[registries]`: how each registry is reached, and which addresses nobody is led to.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use url::Url;
 
+use super::egress::Way;
+use super::login::Login;
 use super::source::{ConfigError, Source};
+use super::trust::Trust;
 use super::{file, known};
-use crate::oci::Registry;
+use crate::oci::{Registry, Repository};
 
 /// How a registry is reached.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Reach {
     /// Its address, without a path.
     pub url: Url,
     /// Whether the operator named it, so that private addresses are meant.
     pub listed: bool,
-    /// What it is asked with.
-    pub credentials: Option<Credentials>,
-    /// Further hosts that it may redirect to, or have its token service on.
+    /// What it is asked with, by prefix of the repository, the longest first; the one of the whole registry has none.
+    logins: Vec<(Option<Repository>, Login)>,
+    /// Where docker's or Podman's logins are, for repositories that have none here.
+    pub docker_config: Option<PathBuf>,
+    /// Further hosts that it may redirect to, or have its token service on: `HOST`, `HOST:PORT`, `*.DOMAIN`.
     pub redirect_hosts: Vec<String>,
+    /// Whom we believe that it is it, and who we say that we are.
+    pub trust: Trust,
+    /// The way there, where it has one of its own.
+    pub way: Option<Way>,
 }
 
-/// A user, and where the password is.
-#[derive(Clone, Debug)]
-pub struct Credentials {
-    /// The user.
-    pub username: String,
-    /// Its password is the content of this file, without the last line end.
-    pub password_file: PathBuf,
+impl Reach {
+    /// A public registry that nobody listed.
+    pub fn unlisted(url: Url, docker_config: Option<PathBuf>) -> Self {
+        let (logins, redirect_hosts, trust) = Default::default();
+        Self { url, listed: false, logins, docker_config, redirect_hosts, trust, way: None }
+    }
+
+    /// What a repository is asked with: of the longest prefix that covers it, component by component.
+    /// With the number of components that the prefix has.
+    pub fn login(&self, repository: &Repository) -> Option<(usize, &Login)> {
+        let covers = |(prefix, login)| match prefix {
+            None => Some((0, login)),
+            Some(prefix) => repository.is_within(prefix).then(|| (prefix.as_str().split('/').count(), login)),
+        };
+        self.logins.iter().map(|(prefix, login)| (prefix.as_ref(), login)).find_map(covers)
+    }
+
+    /// Whether the operator allows a host by its name, with or without its port, or by its domain.
+    pub fn allows(&self, url: &Url) -> bool {
+        let host = url.host_str().unwrap_or_default();
+        let with_port = url.port_or_known_default().map(|port| format!("{host}:{port}"));
+        self.redirect_hosts.iter().any(|allowed| match allowed.strip_prefix('*') {
+            // The dot is left in front: a name below the domain, never one that only ends like it.
+            Some(domain) => host.len() > domain.len() && host.ends_with(domain),
+            None => allowed == host || Some(allowed) == with_port.as_ref(),
+        })
+    }
+
+    /// Says aloud that nobody verifies who answers.
+    pub(super) fn insecurity(&self, registry: &Registry) -> Option<String> {
+        self.trust.insecure.then(|| {
+            format!(
+                "registries.\"{registry}\".insecure: the certificate of {} is not verified: whoever stands in between can pose as it, and learn its credentials; name its authority with `ca_file` instead",
+                self.url.host_str().unwrap_or_default()
+            )
+        })
+    }
+
+    /// The files that hold secrets.
+    pub(super) fn secret_files(&self) -> impl Iterator<Item = &Path> {
+        let logins = self.logins.iter().map(|(_, login)| login.file());
+        let way = self.way.as_ref().and_then(Way::secret_file);
+        logins.chain(self.docker_config.as_deref()).chain(self.trust.client.as_ref().map(|pair| &*pair.key)).chain(way)
+    }
 }
 
 /// Whether a name stands for a private address by itself. What a name resolves to is checked when it is dialled.
@@ -69,50 +115,75 @@ pub fn is_public(address: IpAddr) -> bool {
 }
 
 impl Source<'_> {
-    pub fn reach(&self, registry: &Registry, typed: file::Registry, listen: SocketAddr) -> Result<Reach, ConfigError> {
-        let key = |name: &str| format!("registries.\"{registry}\".{name}");
+    pub fn reach(
+        &self,
+        registry: &Registry,
+        typed: file::Registry,
+        listen: SocketAddr,
+        docker_config: Option<&PathBuf>,
+    ) -> Result<Reach, ConfigError> {
+        let table = format!("registries.\"{registry}\"");
+        let key = |name: &str| format!("{table}.{name}");
         let url = match &typed.url {
             Some(url) => self.url(url, &key("url"), listen)?,
             None => known::address(registry).expect("a registry's name makes an address"),
         };
-        let credentials = match (typed.username, typed.password_file) {
-            (Some(username), Some(file)) => {
-                let span = file.span();
-                let password_file = self.absolute(file, &key("password_file"))?;
-                let refuse = |reason: &str| {
-                    let message = format!("{}: {} {reason}", key("password_file"), password_file.display());
-                    self.error(&span, &message)
-                };
-                let password = std::fs::read_to_string(&password_file);
-                let password = password.map_err(|err| refuse(&format!("cannot be read: {err}")))?;
-                if password.trim().is_empty() {
-                    return Err(refuse("is empty: it holds the password, in one line"));
-                }
-                if username.get_ref().contains(':') {
-                    return Err(
-                        self.error(&username.span(), &format!("{}: a user name has no colon in it", key("username")))
-                    );
-                }
-                Some(Credentials { username: username.into_inner(), password_file })
-            }
-            (None, None) => None,
-            (Some(username), None) => {
-                return Err(self.error(
-                    &username.span(),
-                    &format!("{}: needs {} beside it", key("username"), key("password_file")),
-                ));
-            }
-            (None, Some(file)) => {
-                return Err(
-                    self.error(&file.span(), &format!("{}: needs {} beside it", key("password_file"), key("username")))
+        let mut logins = Vec::new();
+        for (prefix, login) in typed.repositories {
+            let Some(parsed) = Repository::parse(prefix.get_ref()) else {
+                let message = format!(
+                    "{}: `{}` is no prefix of repositories: write whole components, such as org or org/team",
+                    key("repositories"),
+                    prefix.get_ref().escape_debug()
                 );
-            }
+                return Err(self.error(&prefix.span(), &message));
+            };
+            let table = format!("{}.\"{parsed}\"", key("repositories"));
+            let Some(login) = self.login(login, &table)? else {
+                let message = format!("{table}: names no credentials; write `username` and `password_file`");
+                return Err(self.error(&prefix.span(), &message));
+            };
+            logins.push((Some(parsed), login));
+        }
+        logins.sort_by_key(|(prefix, _)| {
+            std::cmp::Reverse(prefix.as_ref().map_or(0, |prefix| prefix.as_str().split('/').count()))
+        });
+        let own = file::Login {
+            username: typed.username,
+            password_file: typed.password_file,
+            token_file: typed.token_file,
+            identity_token_file: typed.identity_token_file,
+        };
+        logins.extend(self.login(own, &table)?.map(|login| (None, login)));
+        let docker_config = match typed.docker_config {
+            Some(file) => Some(self.docker_config(file, &key("docker_config"))?),
+            None => docker_config.cloned(),
         };
         let mut redirect_hosts = Vec::new();
         for host in typed.redirect_hosts {
-            redirect_hosts.push(self.registry(&host, &key("redirect_hosts"))?.as_str().to_owned());
+            redirect_hosts.push(self.redirect_host(&host, &key("redirect_hosts"))?);
         }
-        Ok(Reach { url, listed: true, credentials, redirect_hosts })
+        if typed.insecure && url.scheme() == "http" {
+            let message = format!("{}: its address is http, which has no certificate to verify", key("insecure"));
+            return Err(self.error(&self.span_of(&format!("[{table}]")), &message));
+        }
+        let trust = self.trust(typed.ca_file, typed.client_cert, typed.client_key, typed.insecure, &table)?;
+        let way = self.way(typed.proxy, typed.proxy_password_file, &table)?;
+        Ok(Reach { url, listed: true, logins, docker_config, redirect_hosts, trust, way })
+    }
+
+    /// `HOST`, `HOST:PORT`, or `*.DOMAIN` for every name below a domain.
+    fn redirect_host(&self, typed: &Spanned<String>, key: &str) -> Result<String, ConfigError> {
+        let Some(domain) = typed.get_ref().strip_prefix("*.") else {
+            return Ok(self.registry(typed, key)?.as_str().to_owned());
+        };
+        match Registry::parse(domain) {
+            Some(parsed) if !domain.contains([':', '[']) => Ok(format!("*.{parsed}")),
+            _ => {
+                let message = format!("{key}: `{}` is no domain such as *.example.com", typed.get_ref().escape_debug());
+                Err(self.error(&typed.span(), &message))
+            }
+        }
     }
 
     fn url(&self, typed: &Spanned<String>, key: &str, listen: SocketAddr) -> Result<Url, ConfigError> {
@@ -135,5 +206,56 @@ impl Source<'_> {
             return fail("is the address that Tidegate itself listens on: it would ask itself");
         }
         Ok(url)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn the_longest_prefix_of_whole_components_wins() {
+        let file = std::env::current_exe().expect("a test has a file");
+        let file = file.parent().expect("in a folder").join("a-token-for-this-test");
+        std::fs::write(&file, "t\n").expect("a file");
+        let file = file.display();
+        let text = format!(
+            "[registries.\"quay.io\"]\ntoken_file = \"{file}\"\n\
+             [registries.\"quay.io\".repositories.\"org\"]\nusername = \"org\"\npassword_file = \"{file}\"\n\
+             [registries.\"quay.io\".repositories.\"org/team\"]\nidentity_token_file = \"{file}\"\n"
+        );
+        let config = Config::parse(&text, "t").expect("a configuration");
+        let reach = config.reach(&Registry::parse("quay.io").expect("a registry")).expect("listed");
+        for (repository, components) in
+            [("org/team", 2), ("org/team/app", 2), ("org/teams", 1), ("org/app", 1), ("organ/team", 0), ("other", 0)]
+        {
+            let found = reach.login(&Repository::parse(repository).expect("a repository")).expect("a login");
+            assert_eq!(found.0, components, "{repository}");
+            let kind = matches!(
+                (components, found.1),
+                (0, Login::Token { .. }) | (1, Login::Password { .. }) | (2, Login::IdentityToken { .. })
+            );
+            assert!(kind, "{repository}: {:?}", found.1);
+        }
+    }
+
+    #[test]
+    fn u11_a_domain_allows_what_is_below_it() {
+        let text = "[registries.\"h.lan\"]\nredirect_hosts = [\"*.cdn.example.com\", \"one.lan\", \"two.lan:444\"]";
+        let config = Config::parse(text, "t").expect("a configuration");
+        let reach = config.reach(&Registry::parse("h.lan").expect("a registry")).expect("listed");
+        for (url, allowed) in [
+            ("https://a.cdn.example.com/x", true),
+            ("https://b.a.cdn.example.com:8443/x", true),
+            ("https://cdn.example.com/", false),
+            ("https://evilcdn.example.com/", false),
+            ("https://a.cdn.example.com.evil.net/", false),
+            ("https://one.lan:8443/", true),
+            ("https://two.lan:444/", true),
+            ("https://two.lan/", false),
+        ] {
+            assert_eq!(reach.allows(&Url::parse(url).expect("an address")), allowed, "{url}");
+        }
     }
 }

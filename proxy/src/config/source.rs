@@ -38,6 +38,11 @@ impl Source<'_> {
         lines_in(&self.text.as_bytes()[..span.start.min(self.text.len())])
     }
 
+    /// Where a text stands, for errors about a table as a whole.
+    pub fn span_of(&self, text: &str) -> Range<usize> {
+        self.text.find(text).map_or(0..0, |at| at..at + text.len())
+    }
+
     pub fn error(&self, span: &Range<usize>, message: &str) -> ConfigError {
         ConfigError { file: self.name.to_owned(), line: Some(self.line(span)), message: message.to_owned() }
     }

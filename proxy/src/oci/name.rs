@@ -116,6 +116,11 @@ impl Repository {
         &self.0
     }
 
+    /// Whether it is `prefix`, or stands below it: `org/team/app` below `org/team`, never below `org/te`.
+    pub fn is_within(&self, prefix: &Self) -> bool {
+        self.0.strip_prefix(&prefix.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+
     /// The same repository under the name that `registry` gives it: a one-segment name of Docker Hub is one of
     /// its `library`.
     #[must_use]

@@ -216,6 +216,8 @@ pub struct Attempt {
     pub bytes: u64,
     /// What the registry asked for.
     pub retry_after: Option<Duration>,
+    /// What the registry told of its limits: header and value.
+    pub rate_limit: Vec<(String, String)>,
 }
 
 /// A denial by a policy.

@@ -80,12 +80,12 @@ pub(super) fn candidate(candidate: &Candidate) -> types::Candidate {
         repository: Some(candidate.place.repository.to_string()),
         timeout_ms: ms(candidate.timeout),
         hedge_after_ms: ms(candidate.hedge_after),
-        options: candidate
-            .options
-            .iter()
-            .map(|(key, value)| types::Pair { key: key.clone(), value: value.clone() })
-            .collect(),
+        options: pairs(&candidate.options),
     }
+}
+
+fn pairs(pairs: &[(String, String)]) -> Vec<types::Pair> {
+    pairs.iter().map(|(key, value)| types::Pair { key: key.clone(), value: value.clone() }).collect()
 }
 
 pub(super) fn attempt(attempt: &Attempt) -> types::Attempt {
@@ -105,6 +105,7 @@ pub(super) fn attempt(attempt: &Attempt) -> types::Attempt {
         duration_ms: u32::try_from(attempt.duration.as_millis()).unwrap_or(u32::MAX),
         bytes: attempt.bytes,
         retry_after_secs: attempt.retry_after.map(|after| u32::try_from(after.as_secs()).unwrap_or(u32::MAX)),
+        rate_limit: pairs(&attempt.rate_limit),
     }
 }
 

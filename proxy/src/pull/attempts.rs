@@ -10,10 +10,8 @@ use futures_util::future::{Either, select};
 use super::routed::Routed;
 use crate::oci::{Attempt, Candidate, Denial, Failure, Method, Place};
 use crate::plugin::Step;
-use crate::upstream::{Answer, Ask, HEADERS_TIMEOUT, Refused};
+use crate::upstream::{Answer, Ask, Refused};
 
-/// How long all attempts together may take until the headers of an answer.
-const ALL_ATTEMPTS: Duration = Duration::from_secs(20);
 /// Attempts beyond one at each candidate: waits that a plugin asks for, diversions, resumptions that brought little.
 const EXTRA_MAX: u32 = 3;
 /// A broken transfer that brought so much costs none of them. Units: bytes.
@@ -81,6 +79,8 @@ pub(super) struct Attempts<'a> {
     begun: bool,
     deadline: Instant,
     has_stale: bool,
+    /// What the registry that failed last told of its limits.
+    rate_limit: Vec<(String, String)>,
 }
 
 impl<'a> Attempts<'a> {
@@ -88,12 +88,13 @@ impl<'a> Attempts<'a> {
     pub fn new(routed: &'a Routed, has_stale: bool) -> Self {
         Self {
             routed,
-            remaining: routed.candidates().iter().cloned().collect(),
+            remaining: routed.live().upstreams.order(routed.candidates().to_vec()).into(),
             failed: Vec::new(),
             extra_left: EXTRA_MAX,
             begun: false,
-            deadline: Instant::now() + ALL_ATTEMPTS,
+            deadline: Instant::now() + routed.live().config.limits.upstream_attempts,
             has_stale,
+            rate_limit: Vec::new(),
         }
     }
 
@@ -115,6 +116,12 @@ impl<'a> Attempts<'a> {
     /// Asks a candidate; where it wants to be hedged, the next one beside it after a while. The first good answer
     /// wins, and the other is dropped.
     pub async fn fetch(&mut self, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
+        let tried = self.fetch_hedged(candidate, wanted).await;
+        self.rate_limit = tried.result.as_ref().map_or_else(|refused| refused.rate_limit.clone(), |_| Vec::new());
+        tried
+    }
+
+    async fn fetch_hedged(&mut self, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
         let Some(after) = candidate.hedge_after.filter(|_| !self.remaining.is_empty()) else {
             return self.fetch_one(candidate, wanted).await;
         };
@@ -134,6 +141,7 @@ impl<'a> Attempts<'a> {
         match &tried.result {
             Ok(_) => tried,
             Err(refused) => {
+                self.rate_limit.clone_from(&refused.rate_limit);
                 self.note(&tried.candidate, refused.failure.clone(), tried.started, 0, refused.retry_after);
                 match other {
                     Either::Left(second) => second.await,
@@ -161,7 +169,7 @@ impl<'a> Attempts<'a> {
         self.begun |= bytes > 0;
         if bytes > 0 {
             // The time runs until headers come; a transfer that had begun has had its own.
-            self.deadline = Instant::now() + ALL_ATTEMPTS;
+            self.deadline = Instant::now() + self.routed.live().config.limits.upstream_attempts;
         }
         if bytes >= WORTH_IT {
             self.extra_left = EXTRA_MAX;
@@ -257,13 +265,15 @@ impl<'a> Attempts<'a> {
         } else {
             tracing::warn!(request, %registry, %repository, pull, reason, bytes, elapsed_ms, "upstream attempt failed");
         }
-        self.failed.push(Attempt { candidate: candidate.clone(), failure, duration, bytes, retry_after });
+        let rate_limit = std::mem::take(&mut self.rate_limit);
+        let candidate = candidate.clone();
+        self.failed.push(Attempt { candidate, failure, duration, bytes, retry_after, rate_limit });
     }
 }
 
 /// Asks a candidate, once and for something that can be done without.
 pub(super) async fn fetch_once(routed: &Routed, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
-    fetch_one(routed, Instant::now() + ALL_ATTEMPTS, candidate, wanted).await
+    fetch_one(routed, Instant::now() + routed.live().config.limits.upstream_attempts, candidate, wanted).await
 }
 
 async fn fetch_one(routed: &Routed, deadline: Instant, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
@@ -282,7 +292,8 @@ async fn fetch_one(routed: &Routed, deadline: Instant, candidate: Candidate, wan
         accept: wanted.accept,
         from: wanted.from,
         until: wanted.until,
-        timeout: candidate.timeout.unwrap_or(HEADERS_TIMEOUT).min(left),
+        timeout: candidate.timeout.unwrap_or(routed.live().config.limits.upstream_headers).min(left),
+        via: &routed.caller().via,
     };
     let result = Box::pin(routed.live().upstreams.fetch(&ask)).await;
     if let Err(Refused { failure: Failure::Status(404), .. }) = &result {

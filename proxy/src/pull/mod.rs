@@ -34,7 +34,7 @@ use crate::metrics::Metrics;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Candidate, Content, Denial, Digest, Place, Pull, Reference};
 use crate::plugin::{Cached, Facts, Opinion, Peek, PluginSet, Plugins, Question};
-use crate::upstream::Upstreams;
+use crate::upstream::{Upstreams, Via};
 use admitted::Admitted;
 use flights::Flights;
 use listing::Listing;
@@ -89,6 +89,8 @@ pub struct Caller {
     pub range: Option<String>,
     /// The query, without what named the registry.
     pub query: String,
+    /// The mirrors that the request has come through.
+    pub via: Via,
 }
 
 /// Where the body of an answer comes from.

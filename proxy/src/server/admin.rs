@@ -14,6 +14,7 @@ use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Content, Method, Place, Pull, Reference, Registry, Repository, Tag};
 use crate::plugin::Facts;
 use crate::pull::{self, Caller, Core};
+use crate::upstream::Via;
 
 /// What the policy decides for an image: the answer of `/explain`.
 #[derive(Serialize, Deserialize, Debug)]
@@ -99,7 +100,8 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
         Vec::new(),
         Vec::new(),
     );
-    let caller = Caller { facts: Arc::new(facts), negotiated: Negotiated::ALL, range: None, query: String::new() };
+    let (negotiated, via) = (Negotiated::ALL, Via::default());
+    let caller = Caller { facts: Arc::new(facts), negotiated, range: None, query: String::new(), via };
     let (opinions, candidates) = pull::explain(core, &live, pull, &caller).await;
     let decisions = opinions.into_iter().map(|opinion| Decision {
         plugin: opinion.plugin,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use hyper::header::{
     ACCEPT, ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
-    HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT, WARNING,
+    HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT, VIA, WARNING,
 };
 use hyper::{Request, Response, StatusCode};
 
@@ -17,6 +17,7 @@ use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Code, Content, Digest, Method, Pull};
 use crate::plugin::Facts;
 use crate::pull::{self, Answer, Caller, Core, Live};
+use crate::upstream::Via;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -81,7 +82,10 @@ async fn answer<B>(
         Addressed::Pull(pull, query) => (pull, query),
     };
     record.pull = Some(pull.clone());
-    let caller = caller(live, &record.id, client, headers, &pull, query);
+    // A loop ends here, before it takes anything: the mirror that asks is told, and its client by that one.
+    let via = Via::parse(headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok()))
+        .map_err(|found| Told::new(508, Code::Unsupported, found.to_string()))?;
+    let caller = Caller { via, ..caller(live, &record.id, client, headers, &pull, query) };
     let facts = caller.facts.clone();
     let result = pull::run(core, live, pull, caller).await;
     record.warnings = facts.take_warnings();
@@ -122,7 +126,7 @@ fn caller(live: &Live, id: &str, client: IpAddr, headers: &HeaderMap, pull: &Pul
         (_, Some(_)) => false,
     };
     let range = headers.get(RANGE).filter(|_| stands).and_then(text);
-    Caller { facts: Arc::new(facts), negotiated, range, query }
+    Caller { facts: Arc::new(facts), negotiated, range, query, via: Via::default() }
 }
 
 fn etag(digest: &Digest) -> String {
