@@ -132,22 +132,12 @@ impl Leader {
     /// so that a full disk shows before a byte was served.
     pub async fn start(&self, head: Head) -> Result<Writer, FillError> {
         let (store, size) = (self.store.clone(), head.size);
-        let staged = blocking(move || {
-            let staged = store.stage()?;
-            if let Some(size) = size.filter(|size| *size > 0) {
-                let mode = rustix::fs::FallocateFlags::KEEP_SIZE;
-                match rustix::fs::fallocate(&*staged.file, mode, 0, size) {
-                    Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => {}
-                    Err(err) => return Err(err.into()),
-                }
-            }
-            Ok(staged)
-        })
-        .await?;
+        let staged = blocking(move || store.reserve(size)).await?;
         let file = staged.file.clone();
         let (chunks, queue) = mpsc::channel(QUEUE);
         let (digest, progress) = (self.digest, self.progress.clone());
-        let task = tokio::task::spawn_blocking(move || write_all(staged, queue, digest, &progress));
+        let store = self.store.clone();
+        let task = tokio::task::spawn_blocking(move || write_all(&store, staged, queue, digest, &progress));
         self.progress.send_modify(|progress| {
             *progress = Progress { head: Some(head), file: Some(file), available: 0, state: State::Running };
         });
@@ -234,6 +224,7 @@ impl Writer {
 
 /// Hashes, writes and publishes chunks until their sender is gone. Gives the file when it matches the digest.
 fn write_all(
+    store: &Store,
     staged: Staged,
     mut queue: mpsc::Receiver<Bytes>,
     digest: Digest,
@@ -245,7 +236,7 @@ fn write_all(
     while queue.blocking_recv_many(&mut batch, QUEUE) > 0 {
         for chunk in batch.drain(..) {
             hasher.update(&chunk);
-            staged.file.write_all_at(&chunk, written)?;
+            store.write_at(&staged, &chunk, written)?;
             written += chunk.len() as u64;
         }
         // One byte short of what there is, until the digest is known.
@@ -345,7 +336,7 @@ impl Reading {
 }
 
 /// Reads a file that is whole, from `start` to before `end`.
-pub fn read_file(file: File, start: u64, end: u64) -> Chunks {
+pub fn read_file(file: impl Into<Arc<File>>, start: u64, end: u64) -> Chunks {
     Box::pin(try_unfold((Chunker::new(file.into()), start), move |(mut chunker, at)| async move {
         if at >= end {
             return Ok(None);
@@ -411,6 +402,7 @@ mod tests {
     use futures_util::StreamExt;
 
     use super::*;
+    use crate::config::Cache as Config;
     use crate::oci::{Registry, Repository};
 
     fn head(size: Option<u64>) -> Head {
@@ -423,7 +415,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Arc<Store>) {
         let dir = tempfile::tempdir().expect("a folder");
-        let store = Arc::new(Store::open(dir.path()).expect("a store"));
+        let store = Arc::new(Store::open(&Config::at(dir.path().to_owned()), Arc::default()).expect("a store"));
         (dir, store)
     }
 

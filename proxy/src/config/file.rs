@@ -33,6 +33,9 @@ pub(super) struct File {
 pub(super) struct Cache {
     pub dir: Option<Spanned<PathBuf>>,
     pub tag_ttl: Option<Spanned<String>>,
+    pub max_size: Option<Spanned<String>>,
+    pub min_free: Option<Spanned<String>>,
+    pub scrub: Option<Spanned<String>>,
 }
 
 /// `[limits]`

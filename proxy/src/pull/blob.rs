@@ -11,7 +11,7 @@ use super::error::{Cause, Error};
 use super::routed::Routed;
 use super::{Answer, Source};
 use crate::body::{Body, Chunks, Part, Short, parse_range, verify};
-use crate::cache::{Blob, FillEnd, FillError, Head, Leader, Link, Role, Writer, read_file};
+use crate::cache::{FillEnd, FillError, Head, Leader, Link, Role, Writer};
 use crate::metrics::Outcome;
 use crate::oci::{Attempt, Candidate, Digest, Failure, Method, Place};
 use crate::upstream;
@@ -87,8 +87,9 @@ impl Routed {
 
     async fn cached_blob(&self, digest: Digest) -> Option<Answer> {
         for place in self.places() {
-            if let Some(Blob { file, size, media_type }) = self.core().cache.blob(place, digest).await {
-                let read = |start, end: Option<u64>| read_file(file, start, end.unwrap_or(size));
+            if let Some(blob) = self.core().cache.blob(place, digest).await {
+                let (size, media_type) = (blob.size, blob.media_type.clone());
+                let read = |start, end: Option<u64>| blob.read(start, end.unwrap_or(size));
                 return Some(self.answer(digest, media_type, Some(size), Source::Cache, read));
             }
         }

@@ -139,6 +139,7 @@ impl Core {
         self.stopping.cancel();
         self.fills.close();
         self.fills.wait().await;
+        self.cache.close().await;
     }
 }
 
