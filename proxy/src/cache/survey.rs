@@ -71,12 +71,12 @@ impl Survey {
         Self(Store::open_to_read(dir))
     }
 
-    /// Every image whose full name begins with `prefix`, repository by repository.
-    pub fn images(&self, prefix: &str, mut each: impl FnMut(Image)) -> io::Result<()> {
+    /// Every image whose full name begins with one of `prefixes`, repository by repository.
+    pub fn images(&self, prefixes: &[String], mut each: impl FnMut(Image)) -> io::Result<()> {
         let store = &self.0;
         let _ = store.each_place(&mut |place| {
             let name = place.to_string();
-            if !(name.starts_with(prefix) || prefix.starts_with(&name)) {
+            if !prefixes.iter().any(|prefix| name.starts_with(prefix) || prefix.starts_with(&name)) {
                 return Flow::Continue(());
             }
             let mut images = Vec::new();
@@ -99,7 +99,7 @@ impl Survey {
             images.sort_by(|one, other| (one.0.is_none(), &one.0, one.1).cmp(&(other.0.is_none(), &other.0, other.1)));
             for (tag, digest, age) in images {
                 let named = tag.as_ref().map_or_else(|| format!("{name}@{digest}"), |tag| format!("{name}:{tag}"));
-                if named.starts_with(prefix) {
+                if prefixes.iter().any(|prefix| named.starts_with(prefix)) {
                     let (size, blobs) = store.measure(place, digest);
                     each(Image { place: place.clone(), tag, digest, size, blobs, age });
                 }
