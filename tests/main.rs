@@ -1,7 +1,9 @@
 //! What Tidegate must show, seen from outside: one file a theme.
 
 mod architecture;
+mod cache;
 mod cli;
+mod disk;
 mod faults;
 mod input;
 mod instruments;

@@ -44,6 +44,8 @@ struct Memory {
     written: Totals,
     /// What `changes` adds, about: what is put over a row of its own counts twice until it is written.
     added: Totals,
+    /// And what it takes away, about.
+    removed: Totals,
 }
 
 impl Memory {
@@ -142,9 +144,14 @@ impl Index {
 
     /// Notes that a blob is gone.
     pub fn gone(&self, digest: &Digest) {
+        let row = self.row(digest);
         let mut memory = self.memory();
         memory.forget(digest);
         memory.changes.insert(*digest, Change::Gone);
+        if let Some(row) = row {
+            memory.removed.bytes += row.size;
+            memory.removed.blobs += 1;
+        }
         let full = memory.changes.len() > CHANGES;
         drop(memory);
         if full {
@@ -155,7 +162,11 @@ impl Index {
     /// How much is kept.
     pub fn totals(&self) -> Totals {
         let memory = self.memory();
-        Totals { bytes: memory.written.bytes + memory.added.bytes, blobs: memory.written.blobs + memory.added.blobs }
+        let Memory { written, added, removed, .. } = &*memory;
+        Totals {
+            bytes: (written.bytes + added.bytes).saturating_sub(removed.bytes),
+            blobs: (written.blobs + added.blobs).saturating_sub(removed.blobs),
+        }
     }
 
     /// Writes what has changed; `durable`: and waits until it is on the disk.
@@ -173,7 +184,7 @@ impl Index {
         let mut memory = self.memory();
         if let Some(totals) = written {
             memory.written = totals;
-            memory.added = Totals::default();
+            memory.removed = Totals::default();
             // What came meanwhile counts again.
             let puts = memory.changes.values().filter_map(|change| match change {
                 Change::Put(row) => Some(row.size),
@@ -279,17 +290,17 @@ impl Index {
         let open = || {
             // Opening a FIFO that somebody put there would block, and of a folder comes nothing.
             if fs::symlink_metadata(&self.path).is_ok_and(|about| !about.is_file()) {
-                return Err("it is no regular file".to_owned());
+                return Err(("it is no regular file".to_owned(), true));
             }
             match catch_unwind(|| rows::open(&self.path)) {
                 Ok(Ok(opened)) => Ok(opened),
-                Ok(Err(err)) => Err(err.to_string()),
-                Err(_) => Err("it is damaged".to_owned()),
+                Ok(Err(err)) => Err((err.to_string(), is_the_files(&err))),
+                Err(_) => Err(("it is damaged".to_owned(), true)),
             }
         };
-        let opened = open().or_else(|reason| {
+        let opened = open().or_else(|(reason, damaged)| {
             let aside = self.path.with_extension("redb.aside");
-            if self.path.exists() || self.path.is_symlink() {
+            if damaged {
                 match set_aside(&self.path, &aside) {
                     Ok(()) => tracing::warn!(
                         index = %self.path.display(), reason, aside = %aside.display(),
@@ -298,7 +309,7 @@ impl Index {
                     Err(err) => return Err(format!("{reason}; it cannot be set aside: {err}")),
                 }
             }
-            open()
+            open().map_err(|(second, _)| if damaged { second } else { reason })
         });
         let (opened, homeless) = match opened {
             Ok(opened) => (Some(opened), false),
@@ -317,6 +328,16 @@ impl Index {
         self.sequence.fetch_max(sequence, Ordering::Relaxed);
         self.memory().written = totals;
         *database = Some(opened);
+    }
+}
+
+/// Whether an error is the fault of the file: that of a disk goes away without losing the file.
+fn is_the_files(err: &redb::Error) -> bool {
+    use io::ErrorKind::{InvalidData, InvalidInput, UnexpectedEof};
+    match err {
+        redb::Error::Io(err) => matches!(err.kind(), InvalidData | InvalidInput | UnexpectedEof),
+        redb::Error::DatabaseAlreadyOpen | redb::Error::PreviousIo => false,
+        _ => true,
     }
 }
 
@@ -355,6 +376,7 @@ mod tests {
         index.used(&digest(0), index.row(&digest(0)).expect("a row"));
         assert_eq!(order(&index), [1, 2, 3, 0].map(digest));
         index.gone(&digest(2));
+        assert_eq!(index.totals(), Totals { bytes: 30, blobs: 3 });
         assert_eq!(order(&index), [1, 3, 0].map(digest));
         assert_eq!(index.totals(), Totals { bytes: 30, blobs: 3 });
         index.completed();

@@ -246,6 +246,9 @@ impl Cache {
         let store = self.store.clone();
         blocking(move || {
             let (max_size_bytes, min_free_bytes, free_bytes) = store.limits()?;
+            if let Some(index) = &store.index {
+                index.write(false);
+            }
             let (totals, span, incomplete) = store
                 .index
                 .as_ref()

@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use bytesize::ByteSize;
 
 use super::store::Store;
+use super::survey::Flow;
 use crate::config;
 
 /// The most that stays free where nothing else is said. Units: bytes.
@@ -19,8 +20,9 @@ const MIN_FREE_PART: u64 = 20;
 const ROWS: usize = 64;
 /// Blobs in use that are passed over in one search for others.
 const IN_USE_MAX: usize = 4096;
-/// Blobs that are dropped at least where the file system has no inode left.
-const INODES: u64 = 32;
+/// Blobs that are dropped at least where the file system has no inode left, and the part of all that is.
+const INODES: u64 = 8;
+const INODES_PART: u64 = 64;
 
 /// The limits, and what is promised to fills under way.
 pub struct Room {
@@ -186,13 +188,19 @@ impl Store {
     /// Does something that takes room on the disk; on a full one, once more after others were dropped.
     pub(super) fn unless_full<T>(&self, bytes: u64, work: impl Fn() -> io::Result<T>) -> io::Result<T> {
         match work() {
-            Err(err) if is_full(&err) && self.index.is_some() => {
+            Err(err) if is_full(&err) => {
+                let Some(index) = &self.index else { return Err(err) };
+                let _one = self.room.making.lock().unwrap_or_else(PoisonError::into_inner);
                 let no_inode = rustix::fs::statvfs(&self.dir).is_ok_and(|about| about.f_favail == 0);
-                let freed = {
-                    let _one = self.room.making.lock().unwrap_or_else(PoisonError::into_inner);
-                    self.evict(bytes, if no_inode { INODES } else { 1 })?
+                let freed = if no_inode {
+                    // A dropped blob leaves its links, which take inodes too. Finding them is a walk through all: it
+                    // is paid by a part of all that is kept.
+                    let evicted = self.evict(bytes, (index.totals().blobs / INODES_PART).max(INODES))?;
+                    evicted.blobs + self.prune(None, &mut || Flow::Continue(()))?.links
+                } else {
+                    self.evict(bytes, 1)?.blobs
                 };
-                if freed.blobs == 0 { Err(err) } else { work() }
+                if freed == 0 { Err(err) } else { work() }
             }
             done => done,
         }

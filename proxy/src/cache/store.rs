@@ -328,6 +328,11 @@ impl Store {
     /// A new file in `staging/` with room for a content, made by dropping others where there is none; of an unknown
     /// size it gets its room when it is committed. Space is reserved on the disk too, so that a full one shows now.
     pub fn reserve(&self, size: Option<u64>) -> io::Result<Staged> {
+        // A reservation on the disk does not show this limit.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if limit.is_some_and(|limit| size.is_some_and(|size| size > limit)) {
+            return Err(rustix::io::Errno::FBIG.into());
+        }
         let reserved = self.make_room(size.unwrap_or(0))?;
         self.unless_full(size.unwrap_or(0), || {
             let mut staged = self.stage()?;

@@ -45,7 +45,10 @@ pub(super) async fn cache<B>(core: &Arc<Core>, request: &Request<B>) -> Response
             }
         }
         _ => {
-            return text(StatusCode::NOT_FOUND, "there are GET /cache, POST /cache/rm?image=IMAGE and POST /cache/gc\n");
+            return text(
+                StatusCode::NOT_FOUND,
+                "there are GET /cache, POST /cache/rm?image=IMAGE and POST /cache/gc\n",
+            );
         }
     };
     done.unwrap_or_else(|err| {
