@@ -43,6 +43,9 @@ use verify::Verifications;
 /// Times that a blob is looked for again after its file was hashed.
 const FINDS: usize = 3;
 
+/// How long closing waits for the disk.
+const CLOSE: Duration = Duration::from_secs(10);
+
 /// The cache of one process.
 pub struct Cache {
     store: Arc<Store>,
@@ -154,7 +157,10 @@ impl Cache {
         self.verifications.stop().await;
         let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(upkeep) = upkeep {
-            let _ = tokio::task::spawn_blocking(move || upkeep.stop()).await;
+            let stopped = tokio::task::spawn_blocking(move || upkeep.stop());
+            if tokio::time::timeout(CLOSE, stopped).await.is_err() {
+                tracing::warn!("the disk of the cache does not answer: its index is not closed");
+            }
         }
     }
 

@@ -126,11 +126,7 @@ impl Store {
         let pruned = self.prune(None, &mut || Flow::Continue(()))?;
         (removed.links, removed.tags) = (removed.links + pruned.links, removed.tags + pruned.tags);
         let (evictions, bytes) = (self.metrics.cache_evictions.get(), self.metrics.cache_evicted_bytes.get());
-        match self.make_room(0) {
-            Err(err) if !super::room::is_full(&err) => return Err(err),
-            // What can be dropped is dropped; more is in use, or other files take the disk.
-            _ => {}
-        }
+        while self.trim() > 0 {}
         removed.blobs += self.metrics.cache_evictions.get() - evictions;
         removed.bytes += self.metrics.cache_evicted_bytes.get() - bytes;
         index.write(true);

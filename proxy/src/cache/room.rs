@@ -20,6 +20,8 @@ const MIN_FREE_PART: u64 = 20;
 const ROWS: usize = 64;
 /// Blobs in use that are passed over in one search for others.
 const IN_USE_MAX: usize = 4096;
+/// Blobs that somebody who waits drops beyond his own need.
+const ENOUGH: u64 = 256;
 /// Blobs that are dropped at least where the file system has no inode left, and the part of all that is.
 const INODES: u64 = 8;
 const INODES_PART: u64 = 64;
@@ -119,7 +121,7 @@ impl Room {
         Self { limits: ArcSwap::from_pointee(limits), reserved: Arc::default(), making: Mutex::default() }
     }
 
-    /// Other limits from now on. What is too much by them is dropped with the next blob that comes.
+    /// Other limits from now on. What is too much by them is dropped in the background.
     pub fn set_limits(&self, config: &config::Cache) {
         self.limits.store(Arc::new(Limits { max_size: config.max_size, min_free: config.min_free }));
     }
@@ -141,7 +143,7 @@ pub struct Freed {
 
 impl Store {
     /// Keeps room for so many bytes within the limits: drops what was not used for the longest time, never what is
-    /// being read or filled. With 0 bytes it applies the limits as they are.
+    /// being read or filled.
     pub(super) fn make_room(&self, bytes: u64) -> io::Result<Reserved> {
         let Some(index) = &self.index else { return Ok(self.room.reserve(bytes)) };
         let limits = **self.room.limits.load();
@@ -157,7 +159,7 @@ impl Store {
                 index.write(false);
                 let taken = index.totals().bytes + self.room.reserved.load(Ordering::Relaxed);
                 let over = taken.saturating_sub(max);
-                if over > 0 && self.evict(over, 0)?.bytes < over {
+                if self.evict(over, 0, bytes)?.bytes < over.min(bytes.max(1)) {
                     return Err(NoRoom::InUse.into());
                 }
             }
@@ -165,10 +167,21 @@ impl Store {
         let (free, least) = self.free(&limits)?;
         let missing = (least + bytes).saturating_sub(free);
         // Where all that is kept would not be enough, nothing is won by dropping it.
-        if missing > 0 && (missing > index.totals().bytes || self.evict(missing, 0)?.bytes < missing) {
+        let own = missing.min(bytes);
+        if missing > 0 && (missing > index.totals().bytes || self.evict(missing, 0, bytes)?.bytes < own) {
             return Err(NoRoom::Disk { free, least }.into());
         }
         Ok(reserved)
+    }
+
+    /// Applies the limits, a part at a time. Gives how many blobs were dropped: with none, the limits hold, or nothing
+    /// more can be dropped.
+    pub(super) fn trim(&self) -> u64 {
+        let before = self.metrics.cache_evictions.get();
+        if let Err(err) = self.make_room(0) {
+            tracing::debug!(reason = %err, "the limits of the cache cannot be kept now");
+        }
+        self.metrics.cache_evictions.get() - before
     }
 
     /// Free space of the file system, and what must stay of it. Units: bytes.
@@ -195,10 +208,10 @@ impl Store {
                 let freed = if no_inode {
                     // A dropped blob leaves its links, which take inodes too. Finding them is a walk through all: it
                     // is paid by a part of all that is kept.
-                    let evicted = self.evict(bytes, (index.totals().blobs / INODES_PART).max(INODES))?;
+                    let evicted = self.evict(bytes, (index.totals().blobs / INODES_PART).max(INODES), u64::MAX)?;
                     evicted.blobs + self.prune(None, &mut || Flow::Continue(()))?.links
                 } else {
-                    self.evict(bytes, 1)?.blobs
+                    self.evict(bytes, 1, u64::MAX)?.blobs
                 };
                 if freed == 0 { Err(err) } else { work() }
             }
@@ -207,17 +220,22 @@ impl Store {
     }
 
     /// Drops blobs, longest unused first, until so many bytes and so many blobs are dropped, or there is no other.
-    /// Costs what is dropped, however many there are.
-    pub(super) fn evict(&self, bytes: u64, blobs: u64) -> io::Result<Freed> {
+    /// Costs what is dropped, however many there are. Whoever waits needs `own` bytes of it: once these and some
+    /// more are dropped, the rest is left to the background.
+    fn evict(&self, bytes: u64, blobs: u64, own: u64) -> io::Result<Freed> {
         let Some(index) = &self.index else { return Ok(Freed::default()) };
         index.write(false);
         let (mut freed, mut after, mut in_use) = (Freed::default(), None, 0);
-        while freed.bytes < bytes || freed.blobs < blobs {
+        let enough = |freed: Freed| {
+            let all = freed.bytes >= bytes && freed.blobs >= blobs;
+            all || (freed.bytes >= own && freed.blobs >= blobs.max(ENOUGH))
+        };
+        while !enough(freed) {
             let rows = index.oldest(after, ROWS);
             let Some((_, last)) = rows.last() else { break };
             after = Some(last.used);
             for (digest, row) in rows {
-                if freed.bytes >= bytes && freed.blobs >= blobs {
+                if enough(freed) {
                     break;
                 }
                 // Alone, this may have the lock that readers share.

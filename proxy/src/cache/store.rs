@@ -113,7 +113,7 @@ impl Drop for Staged {
 pub enum Found {
     /// The file that was verified.
     Right(File, Fingerprint, Link),
-    /// A file of the right size, which nobody is known to have verified.
+    /// A file that nobody is known to have verified.
     Unverified,
 }
 
@@ -123,9 +123,7 @@ impl Store {
     pub fn open(config: &config::Cache, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
         let dir = config.dir.as_path();
         let fail = |source| OpenError::Io { dir: dir.to_owned(), source };
-        for folder in ["blobs/sha256", "blobs/sha512", "staging", "links"] {
-            fs::create_dir_all(dir.join(folder)).map_err(fail)?;
-        }
+        make_folders(dir).map_err(fail)?;
         let lock = File::options().create(true).append(true).open(dir.join("lock")).map_err(fail)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -188,7 +186,7 @@ impl Store {
         }
     }
 
-    /// Finds a blob that `place` was seen to hold. One of another size than its link tells is dropped.
+    /// Finds a blob that `place` was seen to hold.
     pub fn find(&self, place: &Place, digest: &Digest) -> io::Result<Option<Found>> {
         let Some(link) = self.link(place, digest)? else {
             return Ok(None);
@@ -197,16 +195,16 @@ impl Store {
             self.forget(digest);
             return Ok(None);
         };
-        if about.len() != link.size {
-            return self.remove_wrong(digest, "its size is another").map(|()| None);
-        }
         let now = Fingerprint::told(&about);
-        // Whoever only reads the folder serves nothing of it.
-        let Some(index) = &self.index else { return Ok(Some(Found::Right(file, now, link))) };
+        let Some(index) = &self.index else {
+            // Whoever only reads the folder serves nothing of it.
+            return Ok((about.len() == link.size).then_some(Found::Right(file, now, link)));
+        };
         match index.row(digest) {
             Some(row) if row.verified == Some(now) => {
                 index.used(digest, row);
-                Ok(Some(Found::Right(file, now, link)))
+                // What a registry once said of its size is less than what was hashed.
+                Ok(Some(Found::Right(file, now, Link { size: about.len(), ..link })))
             }
             _ => Ok(Some(Found::Unverified)),
         }
@@ -356,7 +354,15 @@ impl Store {
     fn stage(&self) -> io::Result<Staged> {
         let number = self.next_staging.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join("staging").join(format!("{number}.part"));
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let create = || File::options().read(true).write(true).create_new(true).open(&path);
+        let file = create().or_else(|err| {
+            if err.kind() != io::ErrorKind::NotFound {
+                return Err(err);
+            }
+            // Somebody has emptied the folder under us.
+            make_folders(&self.dir)?;
+            create()
+        })?;
         // As of a blob that is read: those who follow this fill keep it from being dropped.
         let _ = file.try_lock_shared();
         Ok(Staged { path, file: file.into(), committed: false, reserved: Reserved::none() })
@@ -441,6 +447,12 @@ impl Store {
     }
 }
 
+fn make_folders(dir: &Path) -> io::Result<()> {
+    ["blobs/sha256", "blobs/sha512", "staging", "links"]
+        .iter()
+        .try_for_each(|folder| fs::create_dir_all(dir.join(folder)))
+}
+
 /// What a name says under which there is no file of ours: nothing, or something else.
 fn is_absent(err: &io::Error) -> bool {
     use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
@@ -502,6 +514,32 @@ mod tests {
         assert_eq!(store.link(&place("a/b"), &digest).expect("read"), Some(link));
         assert_eq!(store.link(&place("a"), &digest).expect("read"), None);
         assert_eq!(store.link(&place("a/b/c"), &digest).expect("read"), None);
+    }
+
+    #[test]
+    fn d9_a_folder_is_opened_without_a_look_at_its_blobs() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = opened(dir.path()).expect("a store");
+        let index = store.index.as_ref().expect("an index");
+        index.completed();
+        index.close();
+        drop(store);
+        // A blob behind its back: who looked would count it.
+        fs::write(dir.path().join("blobs/sha256").join(Digest::sha256_of(b"x").hex()), b"x").expect("written");
+        let store = opened(dir.path()).expect("a store");
+        assert_eq!(store.index.as_ref().expect("an index").totals(), super::super::rows::Totals::default());
+    }
+
+    #[test]
+    fn an_emptied_folder_is_filled_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = opened(dir.path()).expect("a store");
+        let digest = Digest::sha256_of(b"{}");
+        for entry in fs::read_dir(dir.path()).expect("a folder").flatten() {
+            let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
+        }
+        store.put_manifest(&digest, b"{}").expect("written");
+        assert_eq!(store.read_manifest(&digest).expect("read"), Some(b"{}".to_vec()));
     }
 
     #[test]

@@ -94,6 +94,9 @@ impl Worker {
             if self.store.index.as_ref().is_some_and(super::index::Index::is_incomplete) {
                 self.sweep()?;
             }
+            while self.store.trim() > 0 {
+                self.pause(ENTRIES_PAUSE)?;
+            }
             if self.scrub_is_due() {
                 self.scrub_round()?;
             }
@@ -125,6 +128,8 @@ impl Worker {
     fn write(&mut self) {
         self.written = Instant::now();
         let Some(index) = &self.store.index else { return };
+        // Also in the middle of a round of the scrub: other limits, or other files on the disk.
+        self.store.trim();
         if index.has_changes() {
             index.write(true);
             self.store.gauge();
@@ -158,9 +163,6 @@ impl Worker {
         if found > 0 {
             let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
             tracing::info!(blobs = seen, found, elapsed_ms, "blobs that the index did not know are found");
-        }
-        if let Err(err) = store.make_room(0) {
-            tracing::debug!(error = %err, "the limits of the cache cannot be kept now");
         }
         store.gauge();
         Ok(())
