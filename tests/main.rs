@@ -1,8 +1,10 @@
 //! What Tidegate must show, seen from outside: one file a theme.
 
 mod architecture;
+mod cache;
 mod cli;
 mod coalescing;
+mod disk;
 mod faults;
 mod input;
 mod instruments;

@@ -96,6 +96,24 @@ pub struct Metrics {
     pub coalesced: Counter,
     /// Cache faults that a pull went around.
     pub cache_faults: Counter,
+    /// Blobs that were dropped to make room.
+    pub cache_evictions: Counter,
+    /// What they took.
+    pub cache_evicted_bytes: Counter,
+    /// What all cached blobs take.
+    pub cache_bytes: Gauge,
+    /// How many blobs are cached.
+    pub cache_blobs: Gauge,
+    /// Cached files that were hashed again and found right.
+    pub cache_verified: Counter,
+    /// Cached files that were not what their digest says, and removed.
+    pub cache_corrupt: Counter,
+    /// What the scrub has read.
+    pub cache_scrubbed_bytes: Counter,
+    /// Rounds that the scrub has ended.
+    pub cache_scrub_rounds: Counter,
+    /// How far the present round of the scrub is.
+    pub cache_scrub_progress: Gauge<f64, AtomicU64>,
     /// Calls of plugins.
     pub plugin_calls: Family<PluginCall, Counter>,
     /// Time spent in calls of plugins.
@@ -138,6 +156,30 @@ impl Metrics {
         registry.register("fills", "Fills of the cache that ended", self.fills.clone());
         registry.register("coalesced_requests", "Requests that shared the fill of another", self.coalesced.clone());
         registry.register("cache_faults", "Cache faults that a pull went around", self.cache_faults.clone());
+        registry.register("cache_evictions", "Blobs dropped to make room", self.cache_evictions.clone());
+        registry.register_with_unit(
+            "cache_evicted",
+            "Blobs dropped to make room",
+            Unit::Bytes,
+            self.cache_evicted_bytes.clone(),
+        );
+        registry.register_with_unit("cache_size", "All cached blobs", Unit::Bytes, self.cache_bytes.clone());
+        registry.register("cache_blobs", "Blobs cached", self.cache_blobs.clone());
+        registry.register("cache_verified", "Cached files hashed again and right", self.cache_verified.clone());
+        registry.register("cache_corrupt", "Cached files that were wrong, and removed", self.cache_corrupt.clone());
+        registry.register_with_unit(
+            "cache_scrubbed",
+            "Cached blobs read by the scrub",
+            Unit::Bytes,
+            self.cache_scrubbed_bytes.clone(),
+        );
+        registry.register("cache_scrub_rounds", "Rounds of the scrub that ended", self.cache_scrub_rounds.clone());
+        registry.register_with_unit(
+            "cache_scrub_progress",
+            "How far the present round of the scrub is",
+            Unit::Ratios,
+            self.cache_scrub_progress.clone(),
+        );
         registry.register("plugin_calls", "Calls of plugins", self.plugin_calls.clone());
         registry.register_with_unit(
             "plugin_call",

@@ -6,12 +6,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::fs::{FallocateFlags, fallocate};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -216,17 +214,15 @@ impl Leader {
             .filter(|kept| from > 0 && kept.written.length == from && (kept.size.is_none() || kept.size == head.size));
         let (store, size, digest, table) = (self.store.clone(), head.size, self.digest, self.table.clone());
         let written = blocking(move || {
-            let written = match kept {
-                Some(kept) => kept.written,
-                None => Written { staged: store.stage()?, hasher: digest.hasher(), length: 0 },
-            };
-            if let Some(size) = size {
-                reserve(&written.staged.file, written.length, size).or_else(|_| {
+            let Some(Kept { mut written, .. }) = kept else {
+                let staged = store.reserve(size).or_else(|_| {
                     // What others have left is worth less than what is wanted now.
                     lock(&table).kept.clear();
-                    reserve(&written.staged.file, written.length, size)
+                    store.reserve(size)
                 })?;
-            }
+                return Ok(Written { staged, hasher: digest.hasher(), length: 0 });
+            };
+            store.reserve_rest(&mut written.staged, written.length, size)?;
             Ok(written)
         })
         .await?;
@@ -240,7 +236,8 @@ impl Leader {
             let available = length.saturating_sub(1);
             *progress = Progress { head: Some(head), file: Some(file), available, state: State::Running };
         });
-        let task = tokio::spawn(write_all(written, queue, self.progress.clone(), self.writing.clone()));
+        let (store, progress, writing) = (self.store.clone(), self.progress.clone(), self.writing.clone());
+        let task = tokio::spawn(write_all(store, written, queue, progress, writing));
         Ok(Writer { chunks, task, length, size })
     }
 
@@ -284,7 +281,12 @@ impl Leader {
         if let Ok(written) = writer.end().await
             && written.length > 0
         {
-            let written = Kept { written, size }.without_reserve().await;
+            let given_back = blocking(move || {
+                let mut written = written;
+                written.staged.give_back(written.length, size);
+                Ok(Kept { written, size })
+            });
+            let Ok(written) = given_back.await else { return };
             let mut table = lock(&self.table);
             if table.kept.len() >= KEPT_MAX {
                 table.kept.pop_front();
@@ -322,27 +324,6 @@ impl Drop for Leader {
     }
 }
 
-impl Kept {
-    /// Gives back the space that was reserved for bytes which are not coming now.
-    async fn without_reserve(self) -> Self {
-        let (file, length, size) = (self.written.staged.file.clone(), self.written.length, self.size);
-        if let Some(rest) = size.map(|size| size.saturating_sub(length)).filter(|rest| *rest > 0) {
-            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            // A file system that cannot reserve has nothing to give back.
-            let _ = blocking(move || Ok(fallocate(&*file, mode, length, rest)?)).await;
-        }
-        self
-    }
-}
-
-fn reserve(file: &File, from: u64, size: u64) -> io::Result<()> {
-    let Some(length) = size.checked_sub(from).filter(|length| *length > 0) else { return Ok(()) };
-    match fallocate(file, FallocateFlags::KEEP_SIZE, from, length) {
-        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
-        Err(err) => Err(err.into()),
-    }
-}
-
 /// Takes the bytes of a fill, in order.
 pub struct Writer {
     chunks: mpsc::Sender<Bytes>,
@@ -377,6 +358,7 @@ impl Writer {
 
 /// Hashes, writes and publishes chunks until their sender is gone.
 async fn write_all(
+    store: Arc<Store>,
     mut written: Written,
     mut queue: mpsc::Receiver<Bytes>,
     progress: watch::Sender<Progress>,
@@ -385,10 +367,11 @@ async fn write_all(
     let mut batch = Vec::with_capacity(QUEUE);
     while queue.recv_many(&mut batch, QUEUE).await > 0 {
         let place = writing.acquire().await.expect("never closed");
+        let store = store.clone();
         (written, batch) = blocking(move || {
             for chunk in batch.drain(..) {
                 written.hasher.update(&chunk);
-                written.staged.file.write_all_at(&chunk, written.length)?;
+                store.write_at(&written.staged, &chunk, written.length)?;
                 written.length += chunk.len() as u64;
             }
             Ok((written, batch))
@@ -405,6 +388,7 @@ async fn write_all(
 mod tests {
     use super::*;
     use crate::cache::follow::tests::collect;
+    use crate::config::Cache as Config;
     use crate::oci::{Registry, Repository};
 
     fn head(size: Option<u64>) -> Head {
@@ -417,7 +401,7 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Arc<Store>) {
         let dir = tempfile::tempdir().expect("a folder");
-        let store = Arc::new(Store::open(dir.path()).expect("a store"));
+        let store = Arc::new(Store::open(&Config::at(dir.path().to_owned()), Arc::default()).expect("a store"));
         (dir, store)
     }
 

@@ -4,34 +4,81 @@
 
 mod chunk;
 mod fill;
+mod fingerprint;
 mod follow;
+mod index;
+mod remove;
+mod room;
+mod rows;
 mod store;
+mod survey;
+mod upkeep;
+mod verify;
 
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
 
 pub use fill::{FillEnd, FillError, Head, Leader, Role, Writer};
 pub use follow::{Follower, Lost, Reading};
+pub use remove::{Removed, Target};
 pub use store::{Link, OpenError, TagEntry};
+pub use survey::{Count, Image, Survey, Wrong};
 
-use crate::body::Chunks;
+use crate::body::{Chunks, Short};
+use crate::config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Digest, Place, Tag};
 use chunk::read_file;
 use fill::Fills;
-use store::Store;
+use fingerprint::Fingerprint;
+use store::{Found, Store};
+use upkeep::Upkeep;
+use verify::Verifications;
+
+/// Times that a blob is looked for again after its file was hashed.
+const FINDS: usize = 3;
+/// How long closing waits for the disk.
+const CLOSE: Duration = Duration::from_secs(10);
 
 /// The cache of one process.
 pub struct Cache {
     store: Arc<Store>,
     fills: Fills,
     metrics: Arc<Metrics>,
+    verifications: Verifications,
+    /// None: the folder is only read, or the cache is closed.
+    upkeep: Mutex<Option<Upkeep>>,
+    scrub: Arc<ArcSwap<Option<Duration>>>,
+}
+
+/// How full the cache is: the answer of `/cache`.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct State {
+    /// How many blobs are kept.
+    pub blobs: u64,
+    /// Units: bytes.
+    pub bytes: u64,
+    /// The most that may be; none: no limit. Units: bytes.
+    pub max_size_bytes: Option<u64>,
+    /// What stays free on the disk. Units: bytes.
+    pub min_free_bytes: u64,
+    /// What is free on the disk. Units: bytes.
+    pub free_bytes: u64,
+    /// When the blob was used that was not used for the longest time. Units: seconds since the epoch.
+    pub oldest_use_secs: Option<u64>,
+    /// When a blob was used last. Units: seconds since the epoch.
+    pub newest_use_secs: Option<u64>,
+    /// Not all blobs are counted yet: the folders are being read.
+    pub incomplete: bool,
 }
 
 /// A manifest that is cached, verified.
@@ -54,7 +101,7 @@ pub struct Tagged {
     pub age: Duration,
 }
 
-/// A blob that is cached, open.
+/// A blob that is cached, open. As long as its file is, it is not dropped to make room.
 #[derive(Debug)]
 pub struct Blob {
     /// The file, whole.
@@ -63,42 +110,81 @@ pub struct Blob {
     pub size: u64,
     /// As its registry gave it.
     pub media_type: String,
+    verified: Fingerprint,
 }
 
 impl Blob {
-    /// Reads from `start` to before `end`.
+    /// Reads from `start` to before `end`. Where the file was written meanwhile, it ends short of the last bytes.
     pub fn read(&self, start: u64, end: u64) -> Chunks {
-        read_file(self.file.clone(), start, end)
+        let (file, verified) = (self.file.clone(), self.verified);
+        let chunks = read_file(file.clone(), start, end);
+        let mut at = start;
+        Box::pin(chunks.map(move |chunk| {
+            let chunk = chunk?;
+            at += chunk.len() as u64;
+            // Its ctime changes also when it is dropped or replaced, which harms nobody who reads it.
+            let unchanged = || {
+                Fingerprint::of(&file).is_ok_and(|now| (now.mtime_ns, now.size) == (verified.mtime_ns, verified.size))
+            };
+            if at < end || unchanged() { Ok(chunk) } else { Err(Short("the cached file was changed".to_owned())) }
+        }))
     }
 }
 
 impl Cache {
     /// Opens the cache of a folder.
-    pub fn open(dir: &Path, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
-        Ok(Self { store: Arc::new(Store::open(dir)?), fills: Fills::default(), metrics })
+    pub fn open(config: &config::Cache, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+        let store = Arc::new(Store::open(config, metrics.clone())?);
+        let scrub = Arc::new(ArcSwap::from_pointee(config.scrub));
+        let upkeep = Upkeep::start(store.clone(), scrub.clone())
+            .map_err(|source| OpenError::Io { dir: config.dir.clone(), source })?;
+        let (fills, verifications) = (Fills::default(), Verifications::default());
+        Ok(Self { store, fills, metrics, verifications, upkeep: Mutex::new(Some(upkeep)), scrub })
     }
 
     /// The cache of a folder that may be another process's: nothing in it is changed.
     pub fn open_to_read(dir: &Path, metrics: Arc<Metrics>) -> Self {
-        Self { store: Arc::new(Store::open_to_read(dir)), fills: Fills::default(), metrics }
+        let store = Arc::new(Store::open_to_read(dir));
+        let (fills, verifications, scrub) = (Fills::default(), Verifications::default(), Arc::default());
+        Self { store, fills, metrics, verifications, upkeep: Mutex::default(), scrub }
     }
 
-    /// The blob of a digest, where `place` was seen to hold it.
-    pub async fn blob(&self, place: &Place, digest: Digest) -> Option<Blob> {
-        let place = place.clone();
-        self.read(move |store| {
-            let Some(link) = store.link(&place, &digest)? else {
-                return Ok(None);
-            };
-            match store.open_blob(&digest)? {
-                Some((file, size)) if size == link.size => {
-                    Ok(Some(Blob { file: file.into(), size, media_type: link.media_type }))
-                }
-                Some(_) => store.remove_blob(&digest).map(|()| None),
-                None => Ok(None),
+    /// Puts other limits into effect. The folder stays the one that it was opened with.
+    pub fn set_limits(&self, config: &config::Cache) {
+        self.store.room.set_limits(config);
+        self.scrub.store(Arc::new(config.scrub));
+    }
+
+    /// Ends what is done in the background, and writes the index to the disk.
+    pub async fn close(&self) {
+        self.verifications.stop().await;
+        let upkeep = self.upkeep.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(upkeep) = upkeep {
+            let stopped = tokio::task::spawn_blocking(move || upkeep.stop());
+            if tokio::time::timeout(CLOSE, stopped).await.is_err() {
+                tracing::warn!("the disk of the cache does not answer: its index is not closed");
             }
-        })
-        .await
+        }
+    }
+
+    /// The blob of a digest, where `place` was seen to hold it. A file that changed since it was verified is hashed
+    /// first; a wrong one is removed.
+    pub async fn blob(&self, place: &Place, digest: Digest) -> Option<Blob> {
+        for _ in 0..FINDS {
+            let place = place.clone();
+            match self.read(move |store| store.find(&place, &digest)).await? {
+                Found::Right(file, verified, link) => {
+                    let file = Arc::new(file);
+                    return Some(Blob { file, size: link.size, media_type: link.media_type, verified });
+                }
+                Found::Unverified => {
+                    if !self.verifications.wait(&self.store, digest).await {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// The size of a blob that is kept, whoever was seen to hold it: no answer to a client by itself (I10).
@@ -164,8 +250,50 @@ impl Cache {
         self.fills.begin(&self.store, digest)
     }
 
-    /// Reports a fault of the disk that a pull went around.
+    /// How full the cache is.
+    pub async fn state(&self) -> io::Result<State> {
+        let store = self.store.clone();
+        blocking(move || {
+            let (max_size_bytes, min_free_bytes, free_bytes) = store.limits()?;
+            if let Some(index) = &store.index {
+                index.write(false);
+            }
+            let (totals, span, incomplete) = store
+                .index
+                .as_ref()
+                .map_or_else(Default::default, |index| (index.totals(), index.span(), index.is_incomplete()));
+            Ok(State {
+                blobs: totals.blobs,
+                bytes: totals.bytes,
+                max_size_bytes,
+                min_free_bytes,
+                free_bytes,
+                oldest_use_secs: span.map(|span| span.0),
+                newest_use_secs: span.map(|span| span.1),
+                incomplete,
+            })
+        })
+        .await
+    }
+
+    /// Removes something. Whoever reads it reads on; the next pull asks its registry.
+    pub async fn remove(&self, target: Target) -> io::Result<Removed> {
+        let store = self.store.clone();
+        blocking(move || store.remove(&target)).await
+    }
+
+    /// Removes links without blobs and blobs without links, and applies the limits.
+    pub async fn collect(&self) -> io::Result<Removed> {
+        let store = self.store.clone();
+        blocking(move || store.collect()).await
+    }
+
+    /// Reports a fault of the disk that a pull went around; that a limit was kept is none.
     pub fn report(&self, err: &io::Error) {
+        if room::is_wanted(err) {
+            tracing::debug!(reason = %err, "not kept");
+            return;
+        }
         self.metrics.cache_faults.inc();
         tracing::warn!(error = %err, "the cache failed; the pull goes on without it");
     }

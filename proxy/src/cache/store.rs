@@ -2,26 +2,44 @@
 //!
 //! Every function blocks. What becomes visible is made in `staging/`, and moved to its name when it is whole.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use rustix::fs::{FallocateFlags, OFlags, fallocate};
+use rustix::io::Errno;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::fingerprint::Fingerprint;
+use super::index::Index;
+use super::room::{Reserved, Room, is_full};
+use crate::config;
+use crate::metrics::Metrics;
 use crate::oci::manifest::{MANIFEST_MAX, Negotiated};
 use crate::oci::{Digest, Place, Tag};
 
+/// Name of the index in the folder.
+pub(super) const INDEX: &str = "index.redb";
+/// Largest link or entry of a tag that is read: ours have some hundred. Units: bytes.
+const SMALL_FILE_MAX: u64 = 64 << 10;
+/// Times that a small file is written anew because its folder was pruned meanwhile.
+const PUTS_MAX: usize = 3;
+
 /// The folder of a cache. Its layout is drawn in DESIGN.md.
-#[derive(Debug)]
 pub struct Store {
-    dir: PathBuf,
+    pub(super) dir: PathBuf,
     next_staging: AtomicU64,
     /// Held as long as the process lives: two processes never write to one folder. None: it is only read.
     lock: Option<File>,
+    /// None: the folder is only read.
+    pub(super) index: Option<Index>,
+    pub(super) room: Room,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 /// Why a cache folder cannot be used.
@@ -70,17 +88,29 @@ impl TagEntry {
     }
 }
 
-fn now_secs() -> u64 {
+pub(super) fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// A file in `staging/` that is removed unless it is committed.
-#[derive(Debug)]
 pub struct Staged {
     path: PathBuf,
     /// Open for reading and writing.
-    pub file: std::sync::Arc<File>,
+    pub file: Arc<File>,
     committed: bool,
+    /// Its part of the room that the cache may take.
+    reserved: Reserved,
+}
+
+impl Staged {
+    /// Gives back the room of bytes that are not coming now: of `size`, only `length` have come.
+    pub fn give_back(&mut self, length: u64, size: Option<u64>) {
+        self.reserved = Reserved::none();
+        if let Some(rest) = size.map(|size| size.saturating_sub(length)).filter(|rest| *rest > 0) {
+            // A file system that cannot reserve has nothing to give back.
+            let _ = fallocate(&*self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, length, rest);
+        }
+    }
 }
 
 impl Drop for Staged {
@@ -91,13 +121,21 @@ impl Drop for Staged {
     }
 }
 
+/// A blob as it lies in the folder.
+pub enum Found {
+    /// The file that was verified.
+    Right(File, Fingerprint, Link),
+    /// A file that nobody is known to have verified.
+    Unverified,
+}
+
 impl Store {
-    /// Opens the folder, makes what is missing in it, and sweeps what a crash has left in `staging/`.
-    pub fn open(dir: &Path) -> Result<Self, OpenError> {
+    /// Opens the folder, makes what is missing in it, and sweeps what a crash has left in `staging/`. Costs the same
+    /// with a million blobs as with none: they are not looked at.
+    pub fn open(config: &config::Cache, metrics: Arc<Metrics>) -> Result<Self, OpenError> {
+        let dir = config.dir.as_path();
         let fail = |source| OpenError::Io { dir: dir.to_owned(), source };
-        for folder in ["blobs/sha256", "blobs/sha512", "staging", "links"] {
-            fs::create_dir_all(dir.join(folder)).map_err(fail)?;
-        }
+        make_folders(dir).map_err(fail)?;
         let lock = File::options().create(true).append(true).open(dir.join("lock")).map_err(fail)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -105,62 +143,162 @@ impl Store {
             Err(fs::TryLockError::Error(source)) => return Err(fail(source)),
         }
         for left in fs::read_dir(dir.join("staging")).map_err(fail)?.flatten() {
-            let _ = fs::remove_file(left.path());
+            if fs::remove_file(left.path()).is_err() {
+                let _ = fs::remove_dir_all(left.path());
+            }
         }
-        let store = Self { dir: dir.to_owned(), next_staging: AtomicU64::new(0), lock: Some(lock) };
+        let store = Self {
+            dir: dir.to_owned(),
+            next_staging: AtomicU64::new(0),
+            lock: Some(lock),
+            index: Some(Index::open(dir.join(INDEX))),
+            room: Room::new(config),
+            metrics,
+        };
         // An OCI image layout, so that ordinary tools can read it; its index names nothing, the links do.
         for (name, text) in [
             ("oci-layout", r#"{"imageLayoutVersion":"1.0.0"}"#),
             ("index.json", r#"{"schemaVersion":2,"manifests":[]}"#),
         ] {
             if !dir.join(name).exists() {
-                store.put(&dir.join(name), text.as_bytes()).map_err(fail)?;
+                // Only other tools need them: a disk that is full keeps nobody from serving.
+                match store.put(&dir.join(name), text.as_bytes()) {
+                    Err(err) if !is_full(&err) => return Err(fail(err)),
+                    _ => {}
+                }
             }
         }
+        store.gauge();
         Ok(store)
     }
 
     /// A folder that is only read, and may not be there.
     pub fn open_to_read(dir: &Path) -> Self {
-        Self { dir: dir.to_owned(), next_staging: AtomicU64::new(0), lock: None }
+        Self {
+            dir: dir.to_owned(),
+            next_staging: AtomicU64::new(0),
+            lock: None,
+            index: None,
+            room: Room::new(&config::Cache::at(dir.to_owned())),
+            metrics: Arc::default(),
+        }
     }
 
-    /// Opens the blob of a digest; none where there is none, or where it is no regular file.
-    pub fn open_blob(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
-        let path = self.blob_path(digest);
-        // Asked before it is opened: opening a FIFO that somebody put there would block.
-        match fs::symlink_metadata(&path) {
-            Ok(about) if about.is_file() => {}
-            Ok(_) => return Ok(None),
-            Err(err) if err.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(err) => return Err(err),
+    /// Whether the folder is this process's, to be changed.
+    pub(super) fn is_ours(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// Shows in the metrics how much is kept.
+    pub(super) fn gauge(&self) {
+        if let Some(index) = &self.index {
+            let totals = index.totals();
+            self.metrics.cache_bytes.set(totals.bytes.try_into().unwrap_or(i64::MAX));
+            self.metrics.cache_blobs.set(totals.blobs.try_into().unwrap_or(i64::MAX));
         }
-        let file = File::open(&path)?;
-        let size = file.metadata()?.len();
-        Ok(Some((file, size)))
+    }
+
+    /// Finds a blob that `place` was seen to hold.
+    pub fn find(&self, place: &Place, digest: &Digest) -> io::Result<Option<Found>> {
+        let Some(link) = self.link(place, digest)? else {
+            return Ok(None);
+        };
+        let Some((file, about)) = self.open_file(digest)? else {
+            self.forget(digest);
+            return Ok(None);
+        };
+        let now = Fingerprint::told(&about);
+        let Some(index) = &self.index else {
+            // Whoever only reads the folder serves nothing of it.
+            return Ok((about.len() == link.size).then_some(Found::Right(file, now, link)));
+        };
+        match index.row(digest) {
+            Some(row) if row.verified == Some(now) => {
+                index.used(digest, row);
+                // What a registry once said of its size is less than what was hashed.
+                Ok(Some(Found::Right(file, now, Link { size: about.len(), ..link })))
+            }
+            _ => Ok(Some(Found::Unverified)),
+        }
+    }
+
+    /// Opens the blob of a digest; none where there is none, or where it is no regular file. Held open it is not
+    /// dropped to make room.
+    pub fn open_blob(&self, digest: &Digest) -> io::Result<Option<(File, u64)>> {
+        Ok(self.open_file(digest)?.map(|(file, about)| (file, about.len())))
+    }
+
+    pub(super) fn open_file(&self, digest: &Digest) -> io::Result<Option<(File, Metadata)>> {
+        // Neither through a link nor waiting at a FIFO that somebody put there.
+        let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+        let file = match File::options().read(true).custom_flags(flags).open(self.blob_path(digest)) {
+            Ok(file) => file,
+            Err(err) if is_absent(&err) => return Ok(None),
+            Err(err) => return Err(err),
+        };
+        let about = file.metadata()?;
+        if !about.is_file() {
+            return Ok(None);
+        }
+        // Whoever makes room asks for the same lock alone. The lock ends with the last who reads, wherever that is.
+        let _ = file.try_lock_shared();
+        Ok(Some((file, about)))
     }
 
     /// Reads a blob that is a manifest, and verifies it; one that does not match its digest is removed.
     pub fn read_manifest(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
-        let Some((file, size)) = self.open_blob(digest)? else {
+        let Some((file, about)) = self.open_file(digest)? else {
+            self.forget(digest);
             return Ok(None);
         };
         let mut bytes = Vec::new();
-        file.take(MANIFEST_MAX as u64 + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 == size && digest.matches(&bytes) {
+        (&file).take(MANIFEST_MAX as u64 + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 == about.len() && digest.matches(&bytes) {
+            if let Some(index) = &self.index {
+                let verified = Some(Fingerprint::told(&about));
+                match index.row(digest) {
+                    Some(row) if row.verified == verified => index.used(digest, row),
+                    _ => index.put(*digest, index.row_now(about.len(), verified)),
+                }
+            }
             return Ok(Some(bytes));
         }
-        self.remove_blob(digest)?;
+        self.remove_wrong(digest, "its content is another")?;
         Ok(None)
     }
 
     /// Drops a blob that is not what its name says.
-    pub fn remove_blob(&self, digest: &Digest) -> io::Result<()> {
-        if self.lock.is_none() {
+    pub(super) fn remove_wrong(&self, digest: &Digest, reason: &str) -> io::Result<()> {
+        if !self.is_ours() {
             return Ok(());
         }
-        tracing::warn!(%digest, "a cached file is not what its digest says: removed");
-        fs::remove_file(self.blob_path(digest))
+        let places = self.holders(digest);
+        tracing::warn!(%digest, reason, places, "a cached file is not what its digest says: removed");
+        self.metrics.cache_corrupt.inc();
+        self.remove_blob(digest).map(drop)
+    }
+
+    /// Removes a blob. Whoever reads it reads on. Gives whether there was one.
+    pub(super) fn remove_blob(&self, digest: &Digest) -> io::Result<bool> {
+        let there = match fs::remove_file(self.blob_path(digest)) {
+            Ok(()) => true,
+            // A folder in its place is none of ours.
+            Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => false,
+            Err(err) => return Err(err),
+        };
+        if let Some(index) = &self.index {
+            index.gone(digest);
+        }
+        Ok(there)
+    }
+
+    /// Drops what is known of a blob that is not there.
+    fn forget(&self, digest: &Digest) {
+        if let Some(index) = &self.index
+            && index.row(digest).is_some()
+        {
+            index.gone(digest);
+        }
     }
 
     /// What `place` was seen to hold under a digest.
@@ -192,38 +330,109 @@ impl Store {
         if self.open_blob(digest)?.is_some_and(|(_, size)| size == bytes.len() as u64) {
             return Ok(());
         }
-        let staged = self.stage()?;
-        staged.file.write_all_at(bytes, 0)?;
+        let staged = self.reserve(Some(bytes.len() as u64))?;
+        self.write_at(&staged, bytes, 0)?;
         self.commit(staged, digest)
     }
 
-    /// A new file in `staging/`.
-    pub fn stage(&self) -> io::Result<Staged> {
+    /// A new file in `staging/` with room for a content, made by dropping others where there is none; of an unknown
+    /// size it gets its room when it is committed. Space is reserved on the disk too, so that a full one shows now.
+    pub fn reserve(&self, size: Option<u64>) -> io::Result<Staged> {
+        let mut staged = self.unless_full(0, || self.stage())?;
+        self.reserve_rest(&mut staged, 0, size)?;
+        Ok(staged)
+    }
+
+    /// The same for the rest of a content of which a staged file has the beginning.
+    pub fn reserve_rest(&self, staged: &mut Staged, from: u64, size: Option<u64>) -> io::Result<()> {
+        // A reservation on the disk does not show this limit.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if limit.is_some_and(|limit| size.is_some_and(|size| size > limit)) {
+            return Err(rustix::io::Errno::FBIG.into());
+        }
+        let rest = size.map_or(0, |size| size.saturating_sub(from));
+        let reserved = self.make_room(rest)?;
+        if rest > 0 {
+            let file = &*staged.file;
+            self.unless_full(rest, || match fallocate(file, FallocateFlags::KEEP_SIZE, from, rest) {
+                Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+                Err(err) => Err(err.into()),
+            })?;
+        }
+        staged.reserved = reserved;
+        Ok(())
+    }
+
+    /// Writes bytes of a staged file; on a disk that is full, once more after others were dropped.
+    pub fn write_at(&self, staged: &Staged, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.unless_full(bytes.len() as u64, || staged.file.write_all_at(bytes, at))
+    }
+
+    fn stage(&self) -> io::Result<Staged> {
         let number = self.next_staging.fetch_add(1, Ordering::Relaxed);
         let path = self.dir.join("staging").join(format!("{number}.part"));
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
-        Ok(Staged { path, file: file.into(), committed: false })
+        let create = || File::options().read(true).write(true).create_new(true).open(&path);
+        let file = create().or_else(|err| {
+            if err.kind() != io::ErrorKind::NotFound {
+                return Err(err);
+            }
+            // Somebody has emptied the folder under us.
+            make_folders(&self.dir)?;
+            create()
+        })?;
+        // As of a blob that is read: those who follow this fill keep it from being dropped.
+        let _ = file.try_lock_shared();
+        Ok(Staged { path, file: file.into(), committed: false, reserved: Reserved::none() })
     }
 
     /// Gives a staged file, whose content was verified, the name of its digest. It is on the disk before it is
     /// visible: after a power cut a file under its final name is whole.
     pub fn commit(&self, mut staged: Staged, digest: &Digest) -> io::Result<()> {
+        let size = staged.file.metadata()?.len();
+        let missing = size.saturating_sub(staged.reserved.bytes());
+        let _more = (missing > 0).then(|| self.make_room(missing)).transpose()?;
         staged.file.sync_data()?;
-        fs::rename(&staged.path, self.blob_path(digest))?;
+        let path = self.blob_path(digest);
+        self.rename(&staged.path, &path)?;
         staged.committed = true;
+        if let Some(index) = &self.index {
+            // The rename itself changes the file's ctime.
+            let verified = Fingerprint::of(&staged.file).ok();
+            index.put(*digest, index.row_now(size, verified));
+            self.gauge();
+        }
         Ok(())
     }
 
-    fn blob_path(&self, digest: &Digest) -> PathBuf {
+    /// Moves a staged file to its name. What is there instead of a file is moved out of the way.
+    fn rename(&self, staged: &Path, path: &Path) -> io::Result<()> {
+        let in_the_way = |err: &io::Error| {
+            use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, IsADirectory};
+            matches!(err.kind(), AlreadyExists | DirectoryNotEmpty | IsADirectory)
+        };
+        match fs::rename(staged, path) {
+            Err(err) if in_the_way(&err) => {
+                let number = self.next_staging.fetch_add(1, Ordering::Relaxed);
+                let aside = self.dir.join("staging").join(format!("{number}.aside"));
+                tracing::warn!(path = %path.display(), "a folder lies where a file of the cache belongs: it is removed");
+                fs::rename(path, &aside)?;
+                let _ = fs::remove_dir_all(&aside);
+                fs::rename(staged, path)
+            }
+            done => done,
+        }
+    }
+
+    pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.dir.join("blobs").join(digest.algorithm()).join(digest.hex())
     }
 
     /// `_` never begins a component of a repository's name, so that no repository lies in the way of another's links.
-    fn place_path(&self, place: &Place) -> PathBuf {
+    pub(super) fn place_path(&self, place: &Place) -> PathBuf {
         self.dir.join("links").join(place.registry.as_str()).join(place.repository.as_str())
     }
 
-    fn link_path(&self, place: &Place, digest: &Digest) -> PathBuf {
+    pub(super) fn link_path(&self, place: &Place, digest: &Digest) -> PathBuf {
         self.place_path(place).join("_digests").join(digest.algorithm()).join(digest.hex())
     }
 
@@ -237,25 +446,48 @@ impl Store {
 
     /// Small files that may be lost without harm: whole or not there, but not forced to the disk.
     fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut staged = self.stage()?;
-        (&*staged.file).write_all(bytes)?;
-        if let Err(err) = fs::rename(&staged.path, path) {
-            let Some(folder) = path.parent().filter(|_| err.kind() == io::ErrorKind::NotFound) else {
-                return Err(err);
-            };
-            fs::create_dir_all(folder)?;
-            fs::rename(&staged.path, path)?;
-        }
-        staged.committed = true;
-        Ok(())
+        self.unless_full(bytes.len() as u64, || {
+            let mut staged = self.stage()?;
+            (&*staged.file).write_all(bytes)?;
+            let mut put = self.rename(&staged.path, path);
+            for _ in 0..PUTS_MAX {
+                match (&put, path.parent()) {
+                    (Err(err), Some(folder)) if err.kind() == io::ErrorKind::NotFound => fs::create_dir_all(folder)?,
+                    _ => break,
+                }
+                put = self.rename(&staged.path, path);
+            }
+            put?;
+            staged.committed = true;
+            Ok(())
+        })
     }
 }
 
+fn make_folders(dir: &Path) -> io::Result<()> {
+    ["blobs/sha256", "blobs/sha512", "staging", "links"]
+        .iter()
+        .try_for_each(|folder| fs::create_dir_all(dir.join(folder)))
+}
+
+/// What a name says under which there is no file of ours: nothing, or something else.
+fn is_absent(err: &io::Error) -> bool {
+    use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+    // A link is not followed, and a socket or a device without a driver cannot be opened.
+    let other = [rustix::io::Errno::LOOP, rustix::io::Errno::NXIO].map(|errno| Some(errno.raw_os_error()));
+    matches!(err.kind(), NotFound | NotADirectory | IsADirectory) || other.contains(&err.raw_os_error())
+}
+
 /// Reads a small file; one that is not whole counts as none.
-fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    match fs::read(path) {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let read = File::options().read(true).custom_flags(flags).open(path).and_then(|file| {
+        let mut bytes = Vec::new();
+        file.take(SMALL_FILE_MAX).read_to_end(&mut bytes).map(|_| bytes)
+    });
+    match read {
         Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
-        Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(err) if is_absent(&err) => Ok(None),
         Err(err) => Err(err),
     }
 }
@@ -264,6 +496,10 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
 mod tests {
     use super::*;
     use crate::oci::{Registry, Repository};
+
+    fn opened(dir: &Path) -> Result<Store, OpenError> {
+        Store::open(&config::Cache::at(dir.to_owned()), Arc::default())
+    }
 
     fn place(repository: &str) -> Place {
         Place {
@@ -275,19 +511,19 @@ mod tests {
     #[test]
     fn what_a_crash_left_is_swept_and_a_second_process_is_refused() {
         let dir = tempfile::tempdir().expect("a folder");
-        let store = Store::open(dir.path()).expect("a store");
-        assert!(matches!(Store::open(dir.path()), Err(OpenError::InUse(_))));
+        let store = opened(dir.path()).expect("a store");
+        assert!(matches!(opened(dir.path()), Err(OpenError::InUse(_))));
         let staged = store.stage().expect("a file");
         std::mem::forget(staged);
         drop(store);
-        let _store = Store::open(dir.path()).expect("a store");
+        let _store = opened(dir.path()).expect("a store");
         assert_eq!(fs::read_dir(dir.path().join("staging")).expect("a folder").count(), 0);
     }
 
     #[test]
     fn i10_a_link_belongs_to_one_repository() {
         let dir = tempfile::tempdir().expect("a folder");
-        let store = Store::open(dir.path()).expect("a store");
+        let store = opened(dir.path()).expect("a store");
         let digest = Digest::sha256_of(b"{}");
         store.put_manifest(&digest, b"{}").expect("written");
         let link = Link { media_type: "text/plain".to_owned(), size: 2 };
@@ -298,9 +534,35 @@ mod tests {
     }
 
     #[test]
+    fn d9_a_folder_is_opened_without_a_look_at_its_blobs() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = opened(dir.path()).expect("a store");
+        let index = store.index.as_ref().expect("an index");
+        index.completed();
+        index.close();
+        drop(store);
+        // A blob behind its back: who looked would count it.
+        fs::write(dir.path().join("blobs/sha256").join(Digest::sha256_of(b"x").hex()), b"x").expect("written");
+        let store = opened(dir.path()).expect("a store");
+        assert_eq!(store.index.as_ref().expect("an index").totals(), super::super::rows::Totals::default());
+    }
+
+    #[test]
+    fn an_emptied_folder_is_filled_again() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = opened(dir.path()).expect("a store");
+        let digest = Digest::sha256_of(b"{}");
+        for entry in fs::read_dir(dir.path()).expect("a folder").flatten() {
+            let _ = fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path()));
+        }
+        store.put_manifest(&digest, b"{}").expect("written");
+        assert_eq!(store.read_manifest(&digest).expect("read"), Some(b"{}".to_vec()));
+    }
+
+    #[test]
     fn a_broken_file_is_none() {
         let dir = tempfile::tempdir().expect("a folder");
-        let store = Store::open(dir.path()).expect("a store");
+        let store = opened(dir.path()).expect("a store");
         let digest = Digest::sha256_of(b"{}");
         fs::write(store.blob_path(&digest), b"[]").expect("written");
         assert_eq!(store.read_manifest(&digest).expect("read"), None);

@@ -5,13 +5,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
-use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use hyper::Method;
 use url::form_urlencoded;
 
+use super::ask::ask;
 use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
 use crate::cache::Cache;
 use crate::config::Config;
@@ -23,8 +20,6 @@ use crate::upstream::Upstreams;
 
 /// How long the running proxy may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Largest answer of the running proxy. Units: bytes.
-const ANSWER_MAX: usize = 1 << 20;
 
 pub(super) async fn explain(config: Arc<Config>, image: &str) -> anyhow::Result<ExitCode> {
     let pull = match server::parse_image(image, &config.default_registry) {
@@ -34,17 +29,8 @@ pub(super) async fn explain(config: Arc<Config>, image: &str) -> anyhow::Result<
             return Ok(ExitCode::from(EXIT_BAD_INPUT));
         }
     };
-    let asked = match config.admin {
-        Some(admin) => match TcpStream::connect(admin).await {
-            Ok(stream) => Some(
-                tokio::time::timeout(ASK_TIMEOUT, ask(stream, image))
-                    .await
-                    .context("the running proxy does not answer")??,
-            ),
-            Err(_) => None,
-        },
-        None => None,
-    };
+    let query = form_urlencoded::Serializer::new(String::new()).append_pair("image", image).finish();
+    let asked = ask::<Explanation>(&config, Method::GET, &format!("/explain?{query}"), ASK_TIMEOUT).await?;
     let (explanation, who) = if let Some(explanation) = asked {
         (explanation, "the running proxy")
     } else {
@@ -63,23 +49,6 @@ pub(super) async fn explain(config: Arc<Config>, image: &str) -> anyhow::Result<
     };
     print(&explanation, who);
     Ok(ExitCode::SUCCESS)
-}
-
-async fn ask(stream: TcpStream, image: &str) -> anyhow::Result<Explanation> {
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-    let connection = tokio::spawn(connection);
-    let query = form_urlencoded::Serializer::new(String::new()).append_pair("image", image).finish();
-    let request =
-        Request::get(format!("/explain?{query}")).header("host", "tidegate").body(Empty::<bytes::Bytes>::new())?;
-    let answer = sender.send_request(request).await?;
-    let status = answer.status();
-    let body =
-        Limited::new(answer.into_body(), ANSWER_MAX).collect().await.map_err(anyhow::Error::from_boxed)?.to_bytes();
-    connection.abort();
-    if status != StatusCode::OK {
-        bail!("the program on the admin address answers {status}: {}", String::from_utf8_lossy(&body).trim());
-    }
-    serde_json::from_slice(&body).context("the program on the admin address is no tidegate")
 }
 
 fn print(explanation: &Explanation, who: &str) {

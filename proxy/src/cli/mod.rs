@@ -1,5 +1,7 @@
 //! The command line: one file a verb.
 
+mod ask;
+mod cache;
 mod check;
 mod explain;
 mod serve;
@@ -35,6 +37,9 @@ enum Verb {
         /// Such as docker.io/library/alpine:3.20
         image: String,
     },
+    /// Look into the cache, verify it, take something out of it
+    #[command(subcommand)]
+    Cache(cache::Verb),
     /// Compile a plugin from standard input to standard output (the program calls itself so)
     #[command(name = plugin::COMPILE_VERB, hide = true)]
     CompilePlugin,
@@ -75,6 +80,7 @@ pub fn run() -> ExitCode {
         Verb::Serve => runtime.block_on(serve::serve(config)),
         Verb::Check => runtime.block_on(check::check(&config, args.config.as_deref())),
         Verb::Explain { image } => runtime.block_on(explain::explain(config, image)),
+        Verb::Cache(verb) => runtime.block_on(cache::cache(config, verb)),
         Verb::CompilePlugin => return ExitCode::FAILURE,
     };
     // What still blocks (a write to a dead disk) must not keep the process.

@@ -28,8 +28,11 @@ pub(super) async fn serve(config: Arc<Config>) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     raise_descriptor_limit();
+    // A file over the limit of its size is to be an error of the write, not the end of the process: that a signal is
+    // listened for suffices, and holds for as long as the process lives.
+    let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     let metrics = Arc::new(Metrics::default());
-    let cache = Cache::open(&config.cache.dir, metrics.clone())?;
+    let cache = Cache::open(&config.cache, metrics.clone())?;
     // The addresses before the plugins: a second process must not compile for seconds to find that it is one too many.
     let clients = listen(config.listen, "listen").await?;
     let admin = match config.admin {

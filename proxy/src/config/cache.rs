@@ -8,6 +8,9 @@ use toml::Spanned;
 use super::file;
 use super::source::{ConfigError, Source, user_folder};
 
+/// How long one round of the scrub may take, where nothing else is said.
+const SCRUB: Duration = Duration::from_hours(7 * 24);
+
 /// `[cache]`
 #[derive(Clone, Debug)]
 pub struct Cache {
@@ -17,6 +20,12 @@ pub struct Cache {
     pub tags: TagTimes,
     /// For how long a registry is not asked again for what it was seen not to hold.
     pub miss_ttl: Duration,
+    /// How big all blobs together may be; none: as big as `min_free` leaves room for. Units: bytes.
+    pub max_size: Option<u64>,
+    /// What stays free on its file system; none: a twentieth of it, at most 1 GiB. Units: bytes.
+    pub min_free: Option<u64>,
+    /// In which time all blobs are read once to find what rotted; none: never.
+    pub scrub: Option<Duration>,
 }
 
 /// How long a tag holds.
@@ -28,19 +37,52 @@ pub struct TagTimes {
     pub max_stale: Option<Duration>,
 }
 
+impl Cache {
+    /// The defaults, for a folder.
+    pub fn at(dir: PathBuf) -> Self {
+        let tags = TagTimes { ttl: Duration::from_mins(5), max_stale: None };
+        let miss_ttl = Duration::from_secs(10);
+        Self { dir, tags, miss_ttl, max_size: None, min_free: None, scrub: Some(SCRUB) }
+    }
+}
+
 impl Source<'_> {
     pub fn cache(&self, typed: file::Cache) -> Result<Cache, ConfigError> {
         let dir = match typed.dir {
             Some(dir) => self.absolute(dir, "cache.dir")?,
             None => user_folder("XDG_CACHE_HOME", ".cache", "/var/cache"),
         };
-        let unsaid = TagTimes { ttl: Duration::from_mins(5), max_stale: None };
-        let tags = self.tag_times(typed.tag_ttl.as_ref(), typed.max_stale.as_ref(), "cache", unsaid)?;
-        let miss_ttl = match typed.miss_ttl {
-            Some(ttl) => self.duration(&ttl, "cache.miss_ttl")?,
-            None => Duration::from_secs(10),
-        };
-        Ok(Cache { dir, tags, miss_ttl })
+        let mut cache = Cache::at(dir);
+        cache.tags = self.tag_times(typed.tag_ttl.as_ref(), typed.max_stale.as_ref(), "cache", cache.tags)?;
+        if let Some(ttl) = &typed.miss_ttl {
+            cache.miss_ttl = self.duration(ttl, "cache.miss_ttl")?;
+        }
+        if let Some(size) = &typed.max_size {
+            cache.max_size = Some(self.size(size, "cache.max_size")?);
+            if cache.max_size == Some(0) {
+                let message = "cache.max_size: nothing could be kept; remove the key for no limit";
+                return Err(self.error(&size.span(), message));
+            }
+        }
+        if let Some(size) = &typed.min_free {
+            cache.min_free = Some(self.size(size, "cache.min_free")?);
+        }
+        if let Some(scrub) = &typed.scrub {
+            cache.scrub = self.scrub(scrub)?;
+        }
+        Ok(cache)
+    }
+
+    fn scrub(&self, typed: &Spanned<String>) -> Result<Option<Duration>, ConfigError> {
+        if typed.get_ref() == "off" {
+            return Ok(None);
+        }
+        let scrub = self.duration(typed, "cache.scrub")?;
+        if scrub.is_zero() {
+            let message = "cache.scrub: no time at all; write \"off\" for no scrub";
+            return Err(self.error(&typed.span(), message));
+        }
+        Ok(Some(scrub))
     }
 
     /// The keys `tag_ttl` and `max_stale` of a table; where they are not, `unsaid` holds.

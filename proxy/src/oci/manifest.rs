@@ -100,6 +100,13 @@ pub fn parse_blobs(bytes: &[u8], content_type: &str) -> Result<Vec<Digest>, Inva
     Ok(parts.config.into_iter().chain(parts.layers).map(|descriptor| descriptor.digest).collect())
 }
 
+/// Every digest that a manifest or an index refers to; none where it is neither.
+pub fn parse_references(bytes: &[u8]) -> Vec<Digest> {
+    let Ok(parts) = serde_json::from_slice::<Parts>(bytes) else { return Vec::new() };
+    let all = parts.config.into_iter().chain(parts.layers).chain(parts.manifests.unwrap_or_default());
+    all.map(|descriptor| descriptor.digest).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -176,6 +176,7 @@ impl Core {
         self.stopping.cancel();
         self.fills.close();
         self.fills.wait().await;
+        self.cache.close().await;
     }
 }
 

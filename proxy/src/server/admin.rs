@@ -76,13 +76,15 @@ pub(super) async fn admin<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: R
                 Err(reason) => text(StatusCode::BAD_REQUEST, reason + "\n"),
             }
         }
-        _ => {
-            text(StatusCode::NOT_FOUND, "the admin listener has /healthz, /readyz, /metrics and /explain?image=IMAGE\n")
-        }
+        path if path == "/cache" || path.starts_with("/cache/") => super::cache::cache(&core, &request).await,
+        _ => text(
+            StatusCode::NOT_FOUND,
+            "the admin listener has /healthz, /readyz, /metrics, /explain?image=IMAGE and /cache\n",
+        ),
     }
 }
 
-fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body> {
+pub(super) fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Response<Body> {
     let mut response = Response::new(Body::bytes(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));

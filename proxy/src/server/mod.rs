@@ -1,6 +1,7 @@
 //! Listeners, connections, and how they end.
 
 mod admin;
+mod cache;
 mod error;
 mod handle;
 mod patience;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use admin::{Decision, Explanation, Upstream, explain, parse_image};
+pub use cache::{GUARD, parse_target};
 
 use crate::pull::Core;
 use patience::Patient;
