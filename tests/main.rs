@@ -3,7 +3,9 @@
 mod architecture;
 mod cache;
 mod cli;
+mod clients_faults;
 mod coalescing;
+mod configuration;
 mod disk;
 mod faults;
 mod input;
@@ -13,6 +15,7 @@ mod policy;
 mod pulls;
 mod ranges;
 mod reload;
+mod serving;
 mod streaming;
 mod tags;
 mod transfers;

@@ -1,11 +1,15 @@
 //! Every metric of the program: its name, unit and labels.
 
+use std::sync::LazyLock;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 /// Labels of an answered request.
@@ -58,7 +62,7 @@ pub struct PluginCall {
     pub plugin: String,
     /// Which hook.
     pub hook: &'static str,
-    /// `ok` or `failed`.
+    /// `ok`, `deadline`, `trap`, `busy` or `unusable`.
     pub outcome: &'static str,
 }
 
@@ -71,6 +75,48 @@ pub struct PluginLoad {
     pub outcome: &'static str,
 }
 
+/// The label of a listener.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Listener {
+    /// `clients` or `admin`.
+    pub listener: &'static str,
+}
+
+/// Labels of how long an answer took.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Answered {
+    /// `manifest`, `blob`, `tags`, `referrers`, `other`.
+    pub content: &'static str,
+    /// Where the body came from: `cache`, `stale`, `fill`, `upstream`, `none`.
+    pub source: &'static str,
+}
+
+/// What this program is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Build {
+    version: &'static str,
+}
+
+/// Upper bounds of the buckets of times: from a hit to a large blob on a slow line. Units: seconds.
+const TIMES: [f64; 12] = [0.001, 0.005, 0.02, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, 120.0, 600.0];
+
+/// How long something takes, by answer.
+#[derive(Clone, Debug)]
+pub struct Times(Family<Answered, Histogram, fn() -> Histogram>);
+
+impl Default for Times {
+    fn default() -> Self {
+        Self(Family::new_with_constructor(|| Histogram::new(TIMES)))
+    }
+}
+
+impl Times {
+    /// Takes note of one.
+    pub fn observe(&self, labels: &Answered, time: Duration) {
+        self.0.get_or_create(labels).observe(time.as_secs_f64());
+    }
+}
+
 /// All metrics. Cheap to share: each is a handle.
 #[derive(Default, Debug)]
 pub struct Metrics {
@@ -78,8 +124,24 @@ pub struct Metrics {
     pub requests: Family<Request, Counter>,
     /// Requests under way, their bodies included.
     pub in_flight: Gauge,
-    /// Bytes of bodies sent to clients.
-    pub sent_bytes: Counter,
+    /// Bytes of bodies sent to clients, by where they came from.
+    pub sent_bytes: Family<Answered, Counter>,
+    /// From a request to the end of its answer.
+    pub request_seconds: Times,
+    /// From a request to the first byte of its answer's body.
+    pub first_byte_seconds: Times,
+    /// Connections that are open.
+    pub connections: Family<Listener, Gauge>,
+    /// Panics.
+    pub panics: Counter,
+    /// Versions of the configuration that were read while running.
+    pub config_loads: Family<Outcome, Counter>,
+    /// The configuration in effect: counts up at each that takes effect.
+    pub config_generation: Gauge,
+    /// When the configuration in effect took effect. Units: seconds since 1970.
+    pub config_loaded_seconds: Gauge,
+    /// When the first certificate of the listener ends; none without TLS. Units: seconds since 1970.
+    pub certificate_expires_seconds: Family<Listener, Gauge>,
     /// Attempts at upstreams.
     pub attempts: Family<Attempt, Counter>,
     /// Bytes of bodies that upstreams sent.
@@ -124,13 +186,73 @@ pub struct Metrics {
     pub plugin_generation: Gauge,
 }
 
+/// When the metrics of this process began.
+static START: LazyLock<SystemTime> = LazyLock::new(SystemTime::now);
+
+/// A time as metrics carry it. Units: seconds since 1970.
+pub fn unix_seconds(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
 impl Metrics {
+    /// Metrics of a process that starts now.
+    pub fn start() -> Self {
+        LazyLock::force(&START);
+        Self::default()
+    }
+
     /// Renders all metrics in the text format of `OpenMetrics`, which Prometheus reads.
     pub fn render(&self) -> String {
         let mut registry = Registry::with_prefix("tidegate");
         registry.register("requests", "Requests answered", self.requests.clone());
         registry.register("requests_in_flight", "Requests under way, their bodies included", self.in_flight.clone());
         registry.register_with_unit("sent", "Bodies sent to clients", Unit::Bytes, self.sent_bytes.clone());
+        registry.register_with_unit(
+            "request",
+            "From a request to the end of its answer",
+            Unit::Seconds,
+            self.request_seconds.0.clone(),
+        );
+        registry.register_with_unit(
+            "first_byte",
+            "From a request to the first byte of its answer's body",
+            Unit::Seconds,
+            self.first_byte_seconds.0.clone(),
+        );
+        registry.register("connections", "Connections that are open", self.connections.clone());
+        registry.register("panics", "Panics: faults of this program", self.panics.clone());
+        registry.register(
+            "config_loads",
+            "Versions of the configuration that were read while running",
+            self.config_loads.clone(),
+        );
+        registry.register(
+            "config_generation",
+            "The configuration in effect: counts up at each that takes effect",
+            self.config_generation.clone(),
+        );
+        registry.register_with_unit(
+            "config_loaded_timestamp",
+            "When the configuration in effect took effect, since 1970",
+            Unit::Seconds,
+            self.config_loaded_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the first certificate of the listener ends, since 1970",
+            Unit::Seconds,
+            self.certificate_expires_seconds.clone(),
+        );
+        let started: Gauge = Gauge::default();
+        started.set(unix_seconds(*START));
+        registry.register_with_unit(
+            "process_start_time",
+            "When this process started, since 1970",
+            Unit::Seconds,
+            started,
+        );
+        registry.register("build", "What this program is", Info::new(Build { version: env!("CARGO_PKG_VERSION") }));
         registry.register("upstream_attempts", "Attempts at upstreams", self.attempts.clone());
         registry.register_with_unit(
             "upstream_received",

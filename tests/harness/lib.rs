@@ -2,14 +2,16 @@
 //!
 //! Nothing here knows the program's library: it is driven as an operator drives it, through files, processes and
 //! sockets. In reading order: bytes (`content`, `image`), processes (`lines`, `process`), the program (`program`,
-//! `site`, `proxy`, `plugins`, `guests`), upstreams (`registry`, `fake`) and clients (`http`, `clients`).
+//! `site`, `proxy`, `plugins`, `guests`), upstreams (`registry`, `fake`) and clients (`http`, `http2`, `clients`).
 
+pub mod certificate;
 pub mod clients;
 pub mod content;
 pub mod fake;
 pub mod gate;
 pub mod guests;
 pub mod http;
+pub mod http2;
 pub mod image;
 pub mod lines;
 pub mod plugins;

@@ -1,5 +1,6 @@
 //! The real program, serving.
 
+use std::path::Path;
 use std::process::ExitStatus;
 
 use rustix::process::Signal;
@@ -28,8 +29,7 @@ pub struct Event(Value);
 pub struct Mark(usize);
 
 impl Proxy {
-    pub(crate) fn start(site: Site) -> Self {
-        let config = site.write_config();
+    pub(crate) fn start(site: Site, config: &Path) -> Self {
         let process = Process::start(site.command().args(["serve", "--config"]).arg(config));
         let find = |prefix: &str| {
             let listening = process.out.wait(0, HANG, |line| Some(line.strip_prefix(prefix)?.trim().to_owned()));
@@ -41,7 +41,7 @@ impl Proxy {
 
     /// Host and port, as a client's configuration names a mirror.
     pub fn authority(&self) -> String {
-        self.listen.trim_start_matches("http://").to_owned()
+        self.listen.trim_start_matches("http://").trim_start_matches("https://").to_owned()
     }
 
     /// Address of a path that begins with a slash.

@@ -25,6 +25,7 @@ pub struct Site {
     plugins: String,
     registries: String,
     variables: Vec<(String, String)>,
+    wrapper: Vec<String>,
 }
 
 /// A file of which the first half has been copied.
@@ -40,8 +41,9 @@ impl Site {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         fs::create_dir(folder.path().join("plugins.d")).unwrap();
         let any = "127.0.0.1:0".to_owned();
-        let (top, cache, limits, plugins, registries) = Default::default();
-        Self { folder, listen: any.clone(), admin: any, top, cache, limits, plugins, registries, variables: Vec::new() }
+        let (top, cache, limits, plugins, registries, variables, wrapper) = Default::default();
+        let listen = any.clone();
+        Self { folder, listen, admin: any, top, cache, limits, plugins, registries, variables, wrapper }
     }
 
     /// One registry, `docker.io`, which is the default one.
@@ -97,6 +99,13 @@ impl Site {
     #[must_use]
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Started by another program, which runs what stands behind its own arguments.
+    #[must_use]
+    pub fn wrapped(mut self, program: &[&str]) -> Self {
+        self.wrapper = program.iter().map(|&word| word.to_owned()).collect();
         self
     }
 
@@ -178,9 +187,21 @@ impl Site {
         file
     }
 
+    /// Changes the text of the configuration file, in place.
+    pub fn edit_config(&self, change: impl FnOnce(String) -> String) {
+        let file = self.path("tidegate.toml");
+        let text = change(fs::read_to_string(&file).unwrap());
+        fs::write(file, text).unwrap();
+    }
+
     /// Starts `tidegate serve` and waits until it listens.
     pub fn start(&self) -> Proxy {
-        Proxy::start(self.clone())
+        Proxy::start(self.clone(), &self.write_config())
+    }
+
+    /// The same with a configuration file as it lies there.
+    pub fn start_with(&self, config: &Path) -> Proxy {
+        Proxy::start(self.clone(), config)
     }
 
     /// Runs a verb to its end, with this configuration.
@@ -197,7 +218,14 @@ impl Site {
 
     /// The program, in this folder and with its environment, without arguments.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(tidegate());
+        let mut command = match self.wrapper.split_first() {
+            Some((program, arguments)) => {
+                let mut command = Command::new(program);
+                command.args(arguments).arg(tidegate());
+                command
+            }
+            None => Command::new(tidegate()),
+        };
         offline(&mut command).current_dir(self.folder.path());
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         command

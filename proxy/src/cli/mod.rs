@@ -4,6 +4,7 @@ mod ask;
 mod cache;
 mod check;
 mod explain;
+mod log;
 mod serve;
 
 use std::path::PathBuf;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{Config, ConfigError, LogFormat};
+use crate::config::{Config, ConfigError};
 use crate::plugin;
 
 /// The mirror proxy for container images that operators can program.
@@ -67,7 +68,6 @@ pub fn run() -> ExitCode {
         Ok(config) => Arc::new(config),
         Err(err) => return refuse(&err),
     };
-    start_log(&config, matches!(args.verb, Verb::Serve));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tidegate").build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
@@ -76,8 +76,9 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // The other verbs print for people, and say all that is wrong themselves: they have no log.
     let done = match &args.verb {
-        Verb::Serve => runtime.block_on(serve::serve(config)),
+        Verb::Serve => runtime.block_on(serve::serve(config.clone(), log::Log::start(&config.log))),
         Verb::Check => runtime.block_on(check::check(&config, args.config.as_deref())),
         Verb::Explain { image } => runtime.block_on(explain::explain(config, image)),
         Verb::Cache(verb) => runtime.block_on(cache::cache(config, verb)),
@@ -97,20 +98,4 @@ pub fn run() -> ExitCode {
 fn refuse(err: &ConfigError) -> ExitCode {
     eprintln!("tidegate: {err}");
     ExitCode::from(EXIT_BAD_INPUT)
-}
-
-/// Starts the log. Verbs that print for people say all that is wrong themselves.
-fn start_log(config: &Config, serving: bool) {
-    use tracing_subscriber::EnvFilter;
-    let levels = if serving { format!("warn,tidegate={}", config.log.level.as_str()) } else { "off".to_owned() };
-    // RUST_LOG wins, for those who look for a fault.
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(levels));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match config.log.format {
-        LogFormat::Json => log.json().flatten_event(true).with_current_span(false).with_span_list(false).init(),
-        LogFormat::Text => {
-            use std::io::IsTerminal;
-            log.with_ansi(std::io::stderr().is_terminal()).init();
-        }
-    }
 }

@@ -20,6 +20,8 @@ pub(super) struct File {
     #[serde(default)]
     pub egress: Egress,
     #[serde(default)]
+    pub tls: Tls,
+    #[serde(default)]
     pub cache: Cache,
     #[serde(default)]
     pub plugins: Plugins,
@@ -29,6 +31,14 @@ pub(super) struct File {
     pub registries: BTreeMap<Spanned<String>, Registry>,
     #[serde(default)]
     pub log: Log,
+}
+
+/// `[tls]`
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Tls {
+    pub certificate: Option<Spanned<PathBuf>>,
+    pub key: Option<Spanned<PathBuf>>,
 }
 
 /// `[cache]`
@@ -129,7 +139,7 @@ pub(super) struct Egress {
 }
 
 /// `[log]`
-#[derive(Deserialize, Clone, Debug)]
+#[derive(Deserialize, Clone, PartialEq, Eq, Debug)]
 #[serde(deny_unknown_fields, default)]
 pub struct Log {
     /// One JSON object a line, or text for people.

@@ -11,7 +11,9 @@ mod login;
 mod plugins;
 mod registries;
 mod source;
+mod tls;
 mod trust;
+mod watch;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -26,7 +28,9 @@ pub use login::Login;
 pub use plugins::Plugins;
 pub use registries::{Reach, is_public};
 pub use source::ConfigError;
+pub use tls::Tls;
 pub use trust::{ClientPair, Trust, read_certificates, read_key};
+pub use watch::{Read, Watch};
 
 use crate::oci::Registry;
 use registries::is_private_name;
@@ -45,6 +49,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where `/healthz`, `/readyz`, `/metrics` and `/explain` answer; none: nowhere.
     pub admin: Option<SocketAddr>,
+    /// What the listener for clients shows them; none: it speaks plain HTTP.
+    pub tls: Option<Tls>,
     /// The registry of a client that names none.
     pub default_registry: Registry,
     /// Whether any public registry is reached by its name.
@@ -65,6 +71,9 @@ pub struct Config {
     pub log: Log,
     /// The file that it was read from, or that there was none.
     pub source: String,
+    /// In which lines of it `listen` and `admin` stand.
+    lines: [Option<usize>; 2],
+    file: Option<Read>,
     registries: HashMap<Registry, Arc<Reach>>,
     tag_times: HashMap<Registry, TagTimes>,
 }
@@ -79,6 +88,7 @@ impl Config {
         };
         let name = path.display().to_string();
         let fail = |message: String| ConfigError { file: name.clone(), line: None, message };
+        let file = Read::before(std::path::absolute(&path).unwrap_or(path.clone()));
         let about = std::fs::metadata(&path).map_err(|err| fail(format!("cannot be read: {err}")))?;
         if !about.is_file() {
             return Err(fail("is not a regular file".to_owned()));
@@ -92,7 +102,8 @@ impl Config {
             let line = lines_in(before);
             ConfigError { file: name.clone(), line: Some(line), message: "is not UTF-8 text".to_owned() }
         })?;
-        Self::parse(&text, &name)
+        let config = Self::parse(&text, &name)?;
+        Ok(Self { file: Some(file), ..config })
     }
 
     /// Validates the text of a configuration file; `name` stands in errors.
@@ -115,6 +126,7 @@ impl Config {
             Some(registry) => source.registry(registry, "default_registry")?,
             None => Registry::parse(Registry::DOCKER_HUB).expect("a registry"),
         };
+        let tls = source.tls(file.tls)?;
         let cache = source.cache(file.cache)?;
         let plugins = source.plugins(file.plugins, &cache.dir)?;
         let limits = source.limits(&file.limits)?;
@@ -138,6 +150,7 @@ impl Config {
         let config = Self {
             listen,
             admin,
+            tls,
             default_registry,
             open_registries: file.open_registries,
             docker_config,
@@ -148,6 +161,8 @@ impl Config {
             limits,
             log: file.log,
             source: name.to_owned(),
+            lines: [&file.listen, &file.admin].map(|typed| typed.as_ref().map(|typed| source.line(&typed.span()))),
+            file: None,
             registries,
             tag_times,
         };
@@ -165,6 +180,38 @@ impl Config {
     /// How long the tags of a registry hold.
     pub fn tag_times(&self, registry: &Registry) -> TagTimes {
         self.tag_times.get(registry).copied().unwrap_or(self.cache.tags)
+    }
+
+    /// Keeps what holds until the process ends, as it was `before`. Gives the keys that would have changed.
+    pub fn keep_fixed(&mut self, before: &Self) -> Vec<&'static str> {
+        fn keep<T: PartialEq + Clone>(changed: &mut Vec<&'static str>, key: &'static str, now: &mut T, before: &T) {
+            if now != before {
+                now.clone_from(before);
+                changed.push(key);
+            }
+        }
+        let mut changed = Vec::new();
+        keep(&mut changed, "cache.dir", &mut self.cache.dir, &before.cache.dir);
+        keep(&mut changed, "plugins.dir", &mut self.plugins.dir, &before.plugins.dir);
+        keep(&mut changed, "plugins.state_dir", &mut self.plugins.state_dir, &before.plugins.state_dir);
+        keep(&mut changed, "plugins.on_load_error", &mut self.plugins.on_load_error, &before.plugins.on_load_error);
+        changed
+    }
+
+    /// Its file; none where there was none.
+    pub fn path(&self) -> Option<PathBuf> {
+        self.file.as_ref().map(|file| file.path.clone())
+    }
+
+    /// The files that it was read from: its own, and those whose contents are part of it.
+    pub fn files(&self) -> Vec<Read> {
+        self.file.iter().chain(self.tls.iter().flat_map(|tls| &tls.files)).cloned().collect()
+    }
+
+    /// What the system refused of the key `listen` or `admin`, with its line.
+    pub fn refused(&self, key: &str, reason: &str) -> ConfigError {
+        let line = self.lines[usize::from(key == "admin")];
+        ConfigError { file: self.source.clone(), line, message: format!("{key}: {reason}") }
     }
 
     /// How a registry is reached; none where the operator would have to say so first.

@@ -34,7 +34,7 @@ pub(super) struct Source<'a> {
 }
 
 impl Source<'_> {
-    fn line(&self, span: &Range<usize>) -> usize {
+    pub fn line(&self, span: &Range<usize>) -> usize {
         lines_in(&self.text.as_bytes()[..span.start.min(self.text.len())])
     }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use crate::oci::{Digest, Pull};
@@ -27,6 +27,34 @@ pub struct Facts {
     /// Request headers that the operator lets through, names in lower case.
     pub headers: Vec<(String, String)>,
     warnings: Mutex<Vec<String>>,
+    decision: OnceLock<Decision>,
+}
+
+/// What the policy decided for a pull that it did not deny.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// It may go on.
+    Allow,
+    /// It may have what is cached; which plugin says so.
+    CachedOnly(String),
+}
+
+impl Decision {
+    /// The word for it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::CachedOnly(_) => "cached-only",
+        }
+    }
+
+    /// Which plugin decided so, where one did.
+    pub fn policy(&self) -> Option<String> {
+        match self {
+            Self::Allow => None,
+            Self::CachedOnly(plugin) => Some(plugin.clone()),
+        }
+    }
 }
 
 impl Facts {
@@ -38,7 +66,7 @@ impl Facts {
         accept: Vec<String>,
         headers: Vec<(String, String)>,
     ) -> Self {
-        Self { id, client, user_agent, accept, headers, warnings: Mutex::default() }
+        Self { id, client, user_agent, accept, headers, warnings: Mutex::default(), decision: OnceLock::new() }
     }
 
     /// Adds a text that the client prints; what is too much is dropped.
@@ -48,6 +76,16 @@ impl Facts {
             let text: String = message.chars().filter(|char| !char.is_control()).collect();
             warnings.push(text[..text.floor_char_boundary(WARNING_MAX)].to_owned());
         }
+    }
+
+    /// Keeps what the policy decided; the first decision holds.
+    pub fn decide(&self, decision: Decision) {
+        let _ = self.decision.set(decision);
+    }
+
+    /// What the policy decided; none where it was not asked, or denied.
+    pub fn decision(&self) -> Option<&Decision> {
+        self.decision.get()
     }
 
     /// The texts that the client is to print.

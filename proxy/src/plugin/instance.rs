@@ -100,6 +100,18 @@ pub enum CallError {
     Unusable(String),
 }
 
+impl CallError {
+    /// A word for it: a label of a metric.
+    pub(super) fn kind(&self) -> &'static str {
+        match self {
+            Self::Deadline(_) => "deadline",
+            Self::Trap(_) => "trap",
+            Self::Busy => "busy",
+            Self::Unusable(_) => "unusable",
+        }
+    }
+}
+
 impl Hook<'_> {
     fn name(&self) -> &'static str {
         match self {
@@ -174,7 +186,7 @@ impl Plugin {
     pub(super) async fn call(&self, hook: &Hook<'_>, question: &Question) -> Result<Answer, CallError> {
         let started = Instant::now();
         let answer = self.call_within(hook, Some(question), self.settings.deadline).await;
-        let outcome = if answer.is_ok() { "ok" } else { "failed" };
+        let outcome = answer.as_ref().map_or_else(CallError::kind, |_| "ok");
         let labels = PluginCall { plugin: self.version.name.clone(), hook: hook.name(), outcome };
         self.metrics.plugin_calls.get_or_create(&labels).inc();
         self.metrics.plugin_seconds.get_or_create(&labels).inc_by(started.elapsed().as_secs_f64());

@@ -20,6 +20,6 @@ mod watch;
 
 pub use compile::{VERB as COMPILE_VERB, run_compiler};
 pub use convert::Step;
-pub use facts::{Cached, Facts, Peek, Question};
+pub use facts::{Cached, Decision, Facts, Peek, Question};
 pub use reload::{Plugins, StartError};
 pub use set::{Admission, Opinion, PluginSet};

@@ -33,7 +33,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Candidate, Content, Denial, Digest, Place, Pull, Reference};
-use crate::plugin::{Cached, Facts, Opinion, Peek, PluginSet, Plugins, Question};
+use crate::plugin::{Cached, Decision, Facts, Opinion, Peek, PluginSet, Plugins, Question};
 use crate::upstream::{Upstreams, Via};
 use admitted::Admitted;
 use flights::Flights;
@@ -193,6 +193,10 @@ pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller)
     let routing = Routing::new(core, live, &set, &pull, &caller, false);
     let question = routing.question();
     let admitted = Admitted::ask(&set, &question).await.map_err(|denial| Error::new(&pull, Cause::Denied(denial)))?;
+    caller.facts.decide(match admitted.cached_only() {
+        Some(plugin) => Decision::CachedOnly(plugin.to_owned()),
+        None => Decision::Allow,
+    });
     let candidates = routing.candidates().await.map_err(|denial| Error::new(&pull, Cause::Denied(denial)))?;
     let routed = Arc::new(Routed::new(core.clone(), live.clone(), set, question, caller, admitted, candidates)?);
     match &pull.content {

@@ -9,6 +9,7 @@ use hyper::{Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 
+use super::guard;
 use crate::body::Body;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Content, Method, Place, Pull, Reference, Registry, Repository, Tag};
@@ -49,8 +50,13 @@ pub struct Upstream {
     pub address: Option<String>,
 }
 
-/// Answers a request to the admin listener.
-pub(super) async fn admin<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: Request<B>) -> Response<Body> {
+/// Answers a request to the admin listener, also where answering it panics.
+pub(super) async fn guarded<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: Request<B>) -> Response<Body> {
+    let answered = guard::guarded(admin(core, ready, request)).await;
+    answered.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "a fault of tidegate: its log says where\n"))
+}
+
+async fn admin<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: Request<B>) -> Response<Body> {
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" if ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ready\n"),

@@ -17,12 +17,14 @@ pub(super) struct Told {
     pub retry_after: Option<Duration>,
     /// Whether the connection ends with it.
     pub close: bool,
+    /// The policy's decision that it tells, and the plugin that decided.
+    pub denied_by: Option<String>,
 }
 
 impl Told {
     /// An answer with nothing but its message.
     pub fn new(status: u16, code: Code, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), detail: None, retry_after: None, close: false }
+        Self { status, code, message: message.into(), detail: None, retry_after: None, close: false, denied_by: None }
     }
 }
 
@@ -50,6 +52,7 @@ impl From<Error> for Told {
                 detail: Some(what),
                 retry_after: denial.retry_after,
                 close: false,
+                denied_by: Some(denial.plugin),
             },
             Cause::UnknownRegistry(registry) => Self::new(
                 404,

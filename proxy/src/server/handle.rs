@@ -3,16 +3,19 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use http_body::Body;
 use hyper::header::{
-    ACCEPT, ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
-    HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT, VIA, WARNING,
+    ACCEPT, ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderMap,
+    HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT, VIA, WARNING,
 };
-use hyper::{Request, Response, StatusCode};
+use hyper::http::uri::Authority;
+use hyper::{Request, Response, StatusCode, Version};
 
 use super::error::Told;
-use super::watched::{Record, Watched};
+use super::guard::{self, Panicked};
+use super::watched::{Record, Watched, next_id};
 use crate::addressing::{self, Request as Addressed};
-use crate::body::Body;
+use crate::body::Body as Sent;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Code, Content, Digest, Method, Pull};
 use crate::plugin::Facts;
@@ -23,17 +26,33 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest path and query together: a name has 255 bytes, a digest 135. Units: bytes.
+const TARGET_MAX: usize = 8 << 10;
 /// Media types of one request's Accept that are looked at.
 const ACCEPT_MAX: usize = 64;
 
-/// Answers a request of a client.
-pub(super) async fn handle<B>(core: Arc<Core>, peer: SocketAddr, request: Request<B>) -> Response<Watched> {
+/// Answers a request of a client, also where answering it panics.
+pub(super) async fn guarded<B: Body>(core: Arc<Core>, peer: SocketAddr, request: Request<B>) -> Response<Watched> {
+    let id = next_id();
+    guard::guarded(handle(core, id.clone(), peer, request)).await.unwrap_or_else(|Panicked| {
+        tracing::error!(request = id, "a request ended by a panic");
+        // The specification has no code for it; clients go by the status.
+        let told = Told::new(500, Code::Unsupported, format!("a fault of this mirror; its log has request {id}"));
+        refusal(&told).map(Watched::uncounted)
+    })
+}
+
+async fn handle<B: Body>(core: Arc<Core>, id: String, peer: SocketAddr, request: Request<B>) -> Response<Watched> {
     let live = core.live();
-    let mut record = Record::new(&core.metrics, &live.config, peer.ip(), request.method(), request.uri().path());
+    let about = (request.method(), request.uri().path());
+    let mut record = Record::new(&core.metrics, &live.config.log, id, peer.ip(), about);
     let response = match answer(&core, &live, peer.ip(), &request, &mut record).await {
         Ok(response) => response,
         Err(told) => {
             record.reason = Some(told.message.clone());
+            if told.denied_by.is_some() {
+                (record.decision, record.policy) = (Some("deny"), told.denied_by.clone());
+            }
             refusal(&told)
         }
     };
@@ -53,13 +72,13 @@ pub(super) async fn handle<B>(core: Arc<Core>, peer: SocketAddr, request: Reques
     Response::from_parts(head, Watched::new(body, record))
 }
 
-async fn answer<B>(
+async fn answer<B: Body>(
     core: &Arc<Core>,
     live: &Arc<Live>,
     client: IpAddr,
     request: &Request<B>,
     record: &mut Record,
-) -> Result<Response<Body>, Told> {
+) -> Result<Response<Sent>, Told> {
     let headers = request.headers();
     let method = match *request.method() {
         hyper::Method::GET => Method::Get,
@@ -71,9 +90,18 @@ async fn answer<B>(
             });
         }
     };
+    let refuse = |status, message: &str| Told { close: true, ..Told::new(status, Code::Unsupported, message) };
     // A body that nobody reads could be taken for the next request.
-    if headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") {
-        return Err(Told { close: true, ..Told::new(400, Code::Unsupported, "a request to pull has no body") });
+    let announced = headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|of| of != "0");
+    if announced || !request.body().is_end_stream() {
+        return Err(refuse(400, "a request to pull has no body"));
+    }
+    if !names_one_host(request) {
+        return Err(refuse(400, "a request has one header Host, with a host in it and a port where it needs one"));
+    }
+    let target = request.uri().path().len() + request.uri().query().unwrap_or_default().len();
+    if target > TARGET_MAX {
+        return Err(refuse(414, &format!("the address is longer than {TARGET_MAX} bytes, which no name needs")));
     }
     let query = request.uri().query().unwrap_or_default();
     let (pull, query) = match addressing::resolve(method, request.uri().path(), query, &live.config.default_registry)? {
@@ -89,13 +117,27 @@ async fn answer<B>(
     let facts = caller.facts.clone();
     let result = pull::run(core, live, pull, caller).await;
     record.warnings = facts.take_warnings();
+    if let Some(decision) = facts.decision() {
+        record.decision = Some(decision.as_str());
+        record.policy = decision.policy();
+    }
     let answer = result?;
     record.source = Some(answer.source);
     Ok(response(answer, headers))
 }
 
-fn base() -> Response<Body> {
-    let mut response = Response::new(Body::bytes("{}"));
+/// Whether a request says whom it is for, and says it once. What it says changes nothing.
+fn names_one_host<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (first, more) = (hosts.next(), hosts.next().is_some());
+    let named = request.version() != Version::HTTP_11 || first.is_some();
+    let is_host =
+        |host: &HeaderValue| Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains(['@', '%']));
+    named && !more && first.is_none_or(is_host)
+}
+
+fn base() -> Response<Sent> {
+    let mut response = Response::new(Sent::bytes("{}"));
     put(response.headers_mut(), CONTENT_TYPE, "application/json");
     put(response.headers_mut(), CONTENT_LENGTH, "2");
     response
@@ -133,7 +175,7 @@ fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
-fn response(answer: Answer, request: &HeaderMap) -> Response<Body> {
+fn response(answer: Answer, request: &HeaderMap) -> Response<Sent> {
     let mut response = Response::new(answer.body);
     *response.status_mut() = StatusCode::from_u16(answer.status).expect("200, 206 or 416");
     let mut not_modified = false;
@@ -161,15 +203,15 @@ fn response(answer: Answer, request: &HeaderMap) -> Response<Body> {
     if not_modified {
         headers.remove(CONTENT_LENGTH);
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        *response.body_mut() = Body::empty();
+        *response.body_mut() = Sent::empty();
     }
     response
 }
 
-fn refusal(told: &Told) -> Response<Body> {
+fn refusal(told: &Told) -> Response<Sent> {
     let body = crate::oci::error::body(told.code, &told.message, told.detail.as_deref());
     let length = body.len();
-    let mut response = Response::new(Body::bytes(body));
+    let mut response = Response::new(Sent::bytes(body));
     *response.status_mut() = StatusCode::from_u16(told.status).unwrap_or(StatusCode::FORBIDDEN);
     let headers = response.headers_mut();
     put(headers, CONTENT_TYPE, "application/json");

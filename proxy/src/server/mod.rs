@@ -2,184 +2,202 @@
 
 mod admin;
 mod cache;
+mod connection;
 mod error;
+mod guard;
 mod handle;
 mod patience;
+mod sending;
+mod table;
+mod tls;
 mod watched;
 
-use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use admin::{Decision, Explanation, Upstream, explain, parse_image};
 pub use cache::{GUARD, parse_target};
+pub use guard::report_panics;
 
+use crate::config::Tls;
+use crate::metrics::Listener;
 use crate::pull::Core;
-use patience::Patient;
+use connection::Terms;
+use table::Table;
 
-/// How long a client may take to send the head of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take nothing of an answer.
-const WRITE_STALL: Duration = Duration::from_mins(1);
-/// Largest head of a request. Units: bytes.
-const HEAD_MAX: usize = 32 << 10;
-/// Headers of a request.
-const HEADERS_MAX: usize = 64;
-/// Connections at once; a further client waits to be accepted.
-const CONNECTIONS_MAX: usize = 16_384;
+/// Connections of operators at once: they have places of their own, so that no number of clients hides the figures.
+const OPERATORS_MAX: usize = 64;
 /// How long to wait when the system gives no more connections: until others end.
 const ACCEPT_WAIT: Duration = Duration::from_millis(50);
+/// How often it is said that the system gives no more connections.
+const ACCEPT_REPORT: Duration = Duration::from_secs(10);
 
 /// Who answers on both listeners, and how they stop.
 pub struct Server {
     core: Arc<Core>,
     ready: Arc<AtomicBool>,
+    /// What clients are shown; none: plain HTTP.
+    tls: Arc<ArcSwapOption<TlsAcceptor>>,
+    /// Most connections of clients that the system has descriptors for.
+    descriptors: usize,
+    clients: Side,
+    operators: Side,
+}
+
+/// One listener's connections.
+struct Side {
+    table: Arc<Table>,
+    tasks: TaskTracker,
     /// Stop accepting; connections end when they are idle.
     drain: CancellationToken,
     /// End now.
     abort: CancellationToken,
-    /// No client is left.
-    drained: CancellationToken,
-    connections: TaskTracker,
-    places: Arc<Semaphore>,
 }
 
 impl Server {
-    /// A server that accepts nobody yet.
-    pub fn new(core: Arc<Core>) -> Self {
-        Self {
-            core,
-            ready: Arc::new(AtomicBool::new(true)),
+    /// A server that accepts nobody yet. `descriptors`: how many files and connections the process may have open.
+    pub fn new(core: Arc<Core>, descriptors: usize) -> Self {
+        let connections = |listener| core.metrics.connections.get_or_create_owned(&Listener { listener });
+        let side = |listener| Side {
+            table: Table::new(connections(listener)),
+            tasks: TaskTracker::new(),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
-            drained: CancellationToken::new(),
-            connections: TaskTracker::new(),
-            places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
-        }
+        };
+        let (clients, operators) = (side("clients"), side("admin"));
+        // A pull takes more than its client's connection: a file, an upstream.
+        let descriptors = (descriptors / 4 * 3).max(1);
+        let ready = Arc::new(AtomicBool::new(true));
+        let server = Self { core, ready, tls: Arc::default(), descriptors, clients, operators };
+        server.show(server.core.live().config.tls.as_ref());
+        server
     }
 
-    /// Answers clients until the server drains.
-    pub async fn serve_clients(&self, listener: TcpListener) {
+    /// What clients are shown from now on; none: plain HTTP. Connections go on with what they were shown.
+    pub fn show(&self, tls: Option<&Tls>) {
+        self.tls.store(tls.map(tls::acceptor).map(Arc::new));
+    }
+
+    /// A token that ends what is accepted with it, as a drain does. It ends with the drain too.
+    pub fn listening(&self) -> CancellationToken {
+        self.clients.drain.child_token()
+    }
+
+    /// The same for operators: they are answered until the server has drained.
+    pub fn listening_to_operators(&self) -> CancellationToken {
+        self.operators.drain.child_token()
+    }
+
+    /// Answers clients until the token ends.
+    pub async fn serve_clients(&self, listener: TcpListener, until: CancellationToken) {
         let core = self.core.clone();
-        self.accept(listener, &self.drain, move |peer, request| {
-            let core = core.clone();
-            async move { handle::handle(core, peer, request).await }
+        let most = || self.core.live().config.limits.connections.min(self.descriptors);
+        let tls = || self.tls.load_full().map(|tls| TlsAcceptor::clone(&tls));
+        self.accept(listener, until, &self.clients, most, tls, move |peer, request| {
+            handle::guarded(core.clone(), peer, request)
         })
         .await;
     }
 
-    /// Answers operators, until the server has drained: readiness and metrics are watched while it does.
-    pub async fn serve_admin(&self, listener: TcpListener) {
+    /// Answers operators until the token ends: readiness and metrics are watched while the server drains.
+    pub async fn serve_admin(&self, listener: TcpListener, until: CancellationToken) {
         let (core, ready) = (self.core.clone(), self.ready.clone());
-        self.accept(listener, &self.drained, move |_, request| {
-            let (core, ready) = (core.clone(), ready.clone());
-            async move { admin::admin(core, ready, request).await }
-        })
+        let most = || OPERATORS_MAX;
+        self.accept(
+            listener,
+            until,
+            &self.operators,
+            most,
+            || None,
+            move |_, request| admin::guarded(core.clone(), ready.clone(), request),
+        )
         .await;
     }
 
     /// Lets bodies finish within `grace`, then ends them short; `now` ends them at once.
     pub async fn drain(&self, grace: Duration, now: impl Future<Output = ()>) {
         self.ready.store(false, Ordering::Relaxed);
-        self.drain.cancel();
-        self.connections.close();
-        let ended = async {
-            self.connections.wait().await;
-        };
+        let Side { tasks, drain, abort, .. } = &self.clients;
+        drain.cancel();
+        tasks.close();
         let in_time = tokio::select! {
-            () = ended => true,
+            () = tasks.wait() => true,
             () = tokio::time::sleep(grace) => false,
             () = now => false,
         };
         if !in_time {
-            tracing::warn!(connections = self.connections.len(), "connections that have not ended are ended now");
-            self.abort.cancel();
-            self.connections.wait().await;
+            tracing::warn!(connections = tasks.len(), "connections that have not ended are ended now");
+            abort.cancel();
+            tasks.wait().await;
         }
-        self.drained.cancel();
+        self.operators.drain.cancel();
+        self.operators.abort.cancel();
+        self.operators.tasks.close();
+        self.operators.tasks.wait().await;
     }
 
-    async fn accept<H, F, B>(&self, listener: TcpListener, until: &CancellationToken, handle: H)
-    where
+    async fn accept<H, F, B>(
+        &self,
+        listener: TcpListener,
+        until: CancellationToken,
+        side: &Side,
+        most: impl Fn() -> usize,
+        tls: impl Fn() -> Option<TlsAcceptor>,
+        handle: H,
+    ) where
         H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
-        F: Future<Output = Response<B>> + Send,
-        B: http_body::Body<Data = bytes::Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
+        F: Future<Output = Response<B>> + Send + 'static,
+        B: http_body::Body<Data = bytes::Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
     {
+        let mut reported: Option<Instant> = None;
         loop {
-            let place = tokio::select! {
-                place = self.places.clone().acquire_owned() => place.expect("never closed"),
-                () = until.cancelled() => return,
-            };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = until.cancelled() => return,
             };
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
+                // A client that was gone at once.
+                Err(err) if matches!(err.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {
+                    continue;
+                }
                 Err(err) => {
-                    // Out of descriptors, or a client that was gone at once: neither ends the listener.
-                    if !matches!(err.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) {
-                        tracing::warn!(error = %err, "no connection can be accepted for a moment");
-                        tokio::time::sleep(ACCEPT_WAIT).await;
+                    // Out of descriptors: who is idle gives its own, and the listener goes on.
+                    let shed = side.table.shed();
+                    if reported.is_none_or(|reported| reported.elapsed() > ACCEPT_REPORT) {
+                        tracing::warn!(error = %err, idle_ended = shed, "no connection can be accepted for a moment");
+                        reported = Some(Instant::now());
                     }
+                    let _ = tokio::time::timeout(ACCEPT_WAIT, side.table.freed()).await;
                     continue;
                 }
             };
-            let handle = handle.clone();
-            let (drain, abort) = (self.drain.clone(), self.abort.clone());
-            self.connections.spawn(async move {
-                let _place = place;
-                let service = service_fn(move |request| {
-                    let response = handle(peer, request);
-                    async move { Ok::<_, Infallible>(response.await) }
-                });
-                connection(stream, service, drain, abort).await;
-            });
+            let place = tokio::select! {
+                place = side.table.enter(most()) => place,
+                () = until.cancelled() => return,
+            };
+            let terms = Terms {
+                peer,
+                limits: self.core.live().config.limits.clone(),
+                tls: tls(),
+                place,
+                drain: until.clone(),
+                abort: side.abort.clone(),
+                tasks: side.tasks.clone(),
+            };
+            side.tasks.spawn(connection::serve(stream, terms, handle.clone()));
         }
-    }
-}
-
-async fn connection<S, B>(stream: TcpStream, service: S, drain: CancellationToken, abort: CancellationToken)
-where
-    S: hyper::service::Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>,
-    B: http_body::Body<Data = bytes::Bytes, Error: std::error::Error + Send + Sync> + Send + 'static,
-{
-    let _ = stream.set_nodelay(true);
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .max_buf_size(HEAD_MAX)
-        .max_headers(HEADERS_MAX)
-        .half_close(true)
-        .serve_connection(TokioIo::new(Patient::new(stream, WRITE_STALL)), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = abort.cancelled() => return,
-        () = drain.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                ended = connection => ended,
-                () = abort.cancelled() => return,
-            }
-        }
-    };
-    if let Err(err) = ended {
-        tracing::debug!(error = %err, "a connection ended with an error");
     }
 }

@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
 use crate::body::{Body, Short};
-use crate::config::Config;
-use crate::metrics::{Metrics, Request as RequestLabels};
+use crate::config::Log;
+use crate::metrics::{Answered, Metrics, Request as RequestLabels};
 use crate::oci::Pull;
 use crate::oci::pull::Content;
 use crate::pull::Source;
@@ -23,12 +23,20 @@ pub(super) struct Record {
     log: bool,
     pub id: String,
     client: IpAddr,
+    /// For the log; empty without one.
     method: String,
     path: String,
+    /// An answer to it has no body.
+    bodiless: bool,
     started: Instant,
+    first_byte: Option<Duration>,
     pub pull: Option<Pull>,
     pub status: u16,
     pub source: Option<Source>,
+    /// What the policy decided: `allow`, `cached-only` or `deny`; none: it was not asked.
+    pub decision: Option<&'static str>,
+    /// Which plugin decided so.
+    pub policy: Option<String>,
     /// Why it was refused.
     pub reason: Option<String>,
     pub warnings: Vec<String>,
@@ -39,19 +47,25 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub fn new(metrics: &Arc<Metrics>, config: &Config, client: IpAddr, method: &hyper::Method, path: &str) -> Self {
+    /// `id`: of the request.
+    pub fn new(metrics: &Arc<Metrics>, log: &Log, id: String, client: IpAddr, request: (&hyper::Method, &str)) -> Self {
+        let (log, (method, path)) = (log.access, request);
         metrics.in_flight.inc();
         Self {
             metrics: metrics.clone(),
-            log: config.log.access,
-            id: next_id(),
+            log,
+            id,
             client,
-            method: method.to_string(),
-            path: path.to_owned(),
+            method: if log { method.to_string() } else { String::new() },
+            path: if log { path.to_owned() } else { String::new() },
+            bodiless: *method == hyper::Method::HEAD,
             started: Instant::now(),
+            first_byte: None,
             pull: None,
             status: 0,
             source: None,
+            decision: None,
+            policy: None,
             reason: None,
             warnings: Vec::new(),
             sent: 0,
@@ -63,7 +77,7 @@ impl Record {
 
 /// Unique among the requests of this process; the start of the process makes it so among processes, as far as a
 /// person who reads a log needs it.
-fn next_id() -> String {
+pub(super) fn next_id() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     static START: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     let start = START.get_or_init(|| {
@@ -77,9 +91,17 @@ impl Drop for Record {
     fn drop(&mut self) {
         let content = self.pull.as_ref().map_or("other", |pull| Content::kind(&pull.content));
         let source = self.source.map_or("none", Source::as_str);
+        if std::thread::panicking() {
+            self.status = 500;
+        }
         self.metrics.in_flight.dec();
         self.metrics.requests.get_or_create(&RequestLabels { content, status: self.status, source }).inc();
-        self.metrics.sent_bytes.inc_by(self.sent);
+        let answered = Answered { content, source };
+        self.metrics.sent_bytes.get_or_create(&answered).inc_by(self.sent);
+        self.metrics.request_seconds.observe(&answered, self.started.elapsed());
+        if let Some(first_byte) = self.first_byte {
+            self.metrics.first_byte_seconds.observe(&answered, first_byte);
+        }
         if !self.log {
             return;
         }
@@ -99,6 +121,8 @@ impl Drop for Record {
             source,
             sent_bytes = self.sent,
             elapsed_ms,
+            decision = self.decision,
+            policy = self.policy,
             reason = self.reason,
             broken = self.broken,
             "request"
@@ -109,13 +133,38 @@ impl Drop for Record {
 /// A body that is counted.
 pub(super) struct Watched {
     body: Body,
-    record: Record,
+    /// None: its request was counted before.
+    record: Option<Record>,
 }
 
 impl Watched {
     pub fn new(body: Body, mut record: Record) -> Self {
-        record.unfinished = record.method != "HEAD" && !body.is_end_stream();
-        Self { body, record }
+        record.unfinished = !record.bodiless && !body.is_end_stream();
+        Self { body, record: Some(record) }
+    }
+
+    /// A body of a request that was counted before.
+    pub fn uncounted(body: Body) -> Self {
+        Self { body, record: None }
+    }
+}
+
+impl Record {
+    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, Short>>, body: &Body) {
+        match frame {
+            Some(Ok(frame)) => {
+                if self.first_byte.is_none() {
+                    self.first_byte = Some(self.started.elapsed());
+                }
+                self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+                // A body whose length was promised is not asked again once it has that much.
+                if body.is_end_stream() || body.length() == Some(self.sent) {
+                    self.unfinished = false;
+                }
+            }
+            Some(Err(short)) => self.broken = Some(short.to_string()),
+            None => self.unfinished = false,
+        }
     }
 }
 
@@ -123,18 +172,11 @@ impl http_body::Body for Watched {
     type Data = Bytes;
     type Error = Short;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => {
-                self.record.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
-                // A body whose length was promised is not asked again once it has that much.
-                if self.body.is_end_stream() || self.body.length() == Some(self.record.sent) {
-                    self.record.unfinished = false;
-                }
-            }
-            Some(Err(short)) => self.record.broken = Some(short.to_string()),
-            None => self.record.unfinished = false,
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
+        let Self { body, record } = self.get_mut();
+        let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
+        if let Some(record) = record {
+            record.note(frame.as_ref(), body);
         }
         Poll::Ready(frame)
     }

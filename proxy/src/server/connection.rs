@@ -1,0 +1,259 @@
+//! One connection: what it speaks, and how it ends.
+
+use std::convert::Infallible;
+use std::future::{Future, pending};
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::header::CONTENT_LENGTH;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::patience::{Carrier, Patient, Requests};
+use super::sending::{Sending, Streams};
+use super::table::Place;
+use crate::config::Limits;
+
+/// Largest head of a request. Units: bytes.
+const HEAD_MAX: u32 = 32 << 10;
+/// Headers of a request.
+const HEADERS_MAX: usize = 64;
+/// Streams of one connection of HTTP/2 at once.
+const STREAMS_MAX: u32 = 128;
+/// Streams that a client reset before they were looked at; with more the connection ends ("rapid reset",
+/// CVE-2023-44487).
+const RESET_STREAMS_MAX: usize = 20;
+/// Streams that we reset because their client broke the protocol; with more the connection ends.
+const FAULTY_STREAMS_MAX: usize = 128;
+/// What a client may send on one stream, and on all, before we have taken it: no request has a body. Units: bytes.
+const RECEIVED_MAX: u32 = 64 << 10;
+/// What is buffered for one stream beyond the piece that is sent. Units: bytes.
+const SEND_BUFFER: usize = 32 << 10;
+/// How often the other end of a silent connection of HTTP/2 is asked whether it lives, and how long it may take.
+const PING: Duration = Duration::from_secs(20);
+/// How long the last words of a connection may take that must end now.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How every connection of HTTP/2 begins (RFC 9113, section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// First byte of a TLS handshake (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+/// The answer to plain HTTP where TLS is spoken.
+const NOT_PLAIN: &str = "this address speaks https: put https:// in front of it\n";
+
+/// What a connection goes by.
+pub(super) struct Terms {
+    pub peer: SocketAddr,
+    pub limits: Limits,
+    pub tls: Option<TlsAcceptor>,
+    pub place: Arc<Place>,
+    /// Finish what is under way, and end.
+    pub drain: CancellationToken,
+    /// End now.
+    pub abort: CancellationToken,
+    pub tasks: TaskTracker,
+}
+
+enum Speaks {
+    Http1,
+    Http2,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve<H, F, B>(stream: TcpStream, terms: Terms, handle: H)
+where
+    H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+{
+    let _ = stream.set_nodelay(true);
+    // Nothing was asked yet: there is nothing to finish.
+    let opened = tokio::select! {
+        opened = tokio::time::timeout(terms.limits.request_head, open(stream, terms.tls.clone())) => opened,
+        () = terms.drain.cancelled() => return,
+        () = terms.abort.cancelled() => return,
+        () = terms.place.must_go() => return,
+    };
+    let (carrier, prefix, speaks) = match opened {
+        Ok(Ok(opened)) => opened,
+        Ok(Err(err)) => return tracing::debug!(client = %terms.peer, error = %err, "a connection does not begin"),
+        Err(_) => return tracing::debug!(client = %terms.peer, "a connection does not begin in time"),
+    };
+    let requests = Requests::default();
+    let (place, peer, counted) = (terms.place.clone(), terms.peer, requests.clone());
+    let service = service_fn(move |request| {
+        counted.count();
+        let busy = place.begin();
+        let response = handle(peer, request);
+        async move {
+            let (head, body) = response.await.into_parts();
+            let promised = head.headers.contains_key(CONTENT_LENGTH);
+            Ok::<_, Infallible>(Response::from_parts(head, Sending::new(body, busy, promised)))
+        }
+    });
+    let stream = Patient::new(carrier, prefix, terms.limits.write_stall, terms.drain.clone());
+    let ended = match speaks {
+        Speaks::Http1 => {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(terms.limits.request_head)
+                .max_buf_size(HEAD_MAX as usize)
+                .max_headers(HEADERS_MAX)
+                .half_close(true)
+                .serve_connection(TokioIo::new(stream), service);
+            run(connection, &terms, http1::Connection::graceful_shutdown, None).await
+        }
+        Speaks::Http2 => {
+            let streams =
+                Streams { tasks: terms.tasks.clone(), stall: terms.limits.write_stall, abort: terms.abort.clone() };
+            let connection = http2::Builder::new(streams)
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(STREAMS_MAX)
+                .max_header_list_size(HEAD_MAX)
+                .max_pending_accept_reset_streams(RESET_STREAMS_MAX)
+                .max_local_error_reset_streams(FAULTY_STREAMS_MAX)
+                .initial_stream_window_size(RECEIVED_MAX)
+                .initial_connection_window_size(RECEIVED_MAX)
+                .max_send_buf_size(SEND_BUFFER)
+                .keep_alive_interval(PING)
+                .keep_alive_timeout(PING)
+                .serve_connection(TokioIo::new(stream.for_http2(requests)), service);
+            // In HTTP/1.1 the time for the head of the next request bounds it.
+            let idle = Some(terms.limits.write_stall);
+            run(connection, &terms, http2::Connection::graceful_shutdown, idle).await
+        }
+    };
+    if let Err(err) = ended {
+        tracing::debug!(client = %terms.peer, error = %err, "a connection ended with an error");
+    }
+}
+
+/// Finds out what a connection speaks.
+async fn open(stream: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<(Carrier, Bytes, Speaks)> {
+    let Some(tls) = tls else { return open_plain(stream).await };
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
+        refuse_plain(stream).await;
+        return Err(io::Error::other("plain HTTP where TLS is spoken"));
+    }
+    let stream = tls.accept(stream).await?;
+    let speaks = match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => Speaks::Http2,
+        _ => Speaks::Http1,
+    };
+    Ok((Carrier::Tls(Box::new(stream)), Bytes::new(), speaks))
+}
+
+async fn open_plain(mut stream: TcpStream) -> io::Result<(Carrier, Bytes, Speaks)> {
+    let mut prefix = BytesMut::with_capacity(PREFACE.len());
+    while prefix.len() < PREFACE.len() && PREFACE.starts_with(&prefix) {
+        // Not more than the preface: what follows it belongs to whoever reads the connection.
+        let mut rest = (&mut stream).take((PREFACE.len() - prefix.len()) as u64);
+        if rest.read_buf(&mut prefix).await? == 0 {
+            break;
+        }
+    }
+    match prefix.first() {
+        None => return Err(io::ErrorKind::UnexpectedEof.into()),
+        Some(&TLS_HANDSHAKE) => return Err(io::Error::other("TLS where plain HTTP is spoken")),
+        Some(_) => {}
+    }
+    let speaks = if prefix == PREFACE { Speaks::Http2 } else { Speaks::Http1 };
+    Ok((Carrier::Plain(stream), prefix.freeze(), speaks))
+}
+
+/// Tells a client that speaks plain HTTP to speak TLS.
+async fn refuse_plain(mut stream: TcpStream) {
+    let length = NOT_PLAIN.len();
+    let answer = format!(
+        "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{NOT_PLAIN}"
+    );
+    // What it sent is read first: left unread it would reset the connection, and the answer with it.
+    let _ = stream.read(&mut [0; 4096]).await;
+    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+/// Runs a connection until it ends, or must. `idle`: for how long it may be without a request.
+async fn run<C>(
+    connection: C,
+    terms: &Terms,
+    finish: impl Fn(std::pin::Pin<&mut C>),
+    idle: Option<Duration>,
+) -> hyper::Result<()>
+where
+    C: Future<Output = hyper::Result<()>>,
+{
+    let mut connection = pin!(connection);
+    let end = tokio::select! {
+        ended = connection.as_mut() => return ended,
+        end = must_end(terms, idle) => end,
+    };
+    let patience = match end {
+        End::Now => LAST_WORDS,
+        // Whoever is idle has nothing to finish: an answer that never ends is not waited for.
+        End::Finish => terms.limits.drain,
+        End::Go => return Ok(()),
+    };
+    finish(connection.as_mut());
+    tokio::select! {
+        ended = connection.as_mut() => return ended,
+        () = tokio::time::sleep(patience) => {}
+        () = terms.abort.cancelled() => {}
+    }
+    // Streams of HTTP/2 end by themselves now, in order; the end of a connection of HTTP/1.1 says all.
+    if idle.is_some() {
+        tokio::select! {
+            ended = connection => return ended,
+            () = tokio::time::sleep(LAST_WORDS) => {}
+        }
+    }
+    Ok(())
+}
+
+enum End {
+    /// Finish what is under way.
+    Finish,
+    /// It is idle, and another needs its place.
+    Go,
+    /// It is over.
+    Now,
+}
+
+async fn must_end(terms: &Terms, idle: Option<Duration>) -> End {
+    let idles = async {
+        let Some(limit) = idle else { return pending().await };
+        while let Some(left) = match terms.place.idle_for() {
+            Some(time) => limit.checked_sub(time).filter(|left| !left.is_zero()),
+            None => Some(limit),
+        } {
+            tokio::time::sleep(left).await;
+        }
+    };
+    let told = async {
+        terms.place.must_go().await;
+        // A request may have come meanwhile: then another goes.
+        if terms.place.idle_for().is_none() {
+            pending::<()>().await;
+        }
+    };
+    tokio::select! {
+        () = terms.drain.cancelled() => End::Finish,
+        () = terms.abort.cancelled() => End::Now,
+        () = idles => End::Finish,
+        () = told => End::Go,
+    }
+}
