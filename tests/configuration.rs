@@ -62,7 +62,7 @@ fn t2_a_bad_file_changes_nothing_and_is_reported_once_with_line_and_key() {
     for (line, key) in [
         ("default_registry = 5".to_owned(), "default_registry"),
         ("lisen = \"127.0.0.1:0\"".to_owned(), "lisen"),
-        ("limits = { drain = \"soon\" }".to_owned(), "limits.drain"),
+        ("default_registry = \"http://x\"".to_owned(), "default_registry"),
         ("this is no TOML".to_owned(), ""),
         (format!("tls = {{ certificate = \"{0}\", key = \"{0}\" }}", secret.display()), "tls.certificate"),
     ] {
@@ -259,6 +259,7 @@ fn t2_a_file_that_is_half_written_does_not_take_effect_though_it_parses() {
     writes.write_all(b"redirect_hosts = [\"cdn.lan\"]\n").unwrap();
     drop(writes);
     proxy.wait(mark, "configuration in effect", &[]);
+    proxy.reload(|site| site.remove("10-later.wasm"));
     assert_eq!(proxy.events(mark, "configuration in effect").len(), 1);
     assert_pulls(&proxy, &image);
 }

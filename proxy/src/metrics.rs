@@ -205,54 +205,7 @@ impl Metrics {
     /// Renders all metrics in the text format of `OpenMetrics`, which Prometheus reads.
     pub fn render(&self) -> String {
         let mut registry = Registry::with_prefix("tidegate");
-        registry.register("requests", "Requests answered", self.requests.clone());
-        registry.register("requests_in_flight", "Requests under way, their bodies included", self.in_flight.clone());
-        registry.register_with_unit("sent", "Bodies sent to clients", Unit::Bytes, self.sent_bytes.clone());
-        registry.register_with_unit(
-            "request",
-            "From a request to the end of its answer",
-            Unit::Seconds,
-            self.request_seconds.0.clone(),
-        );
-        registry.register_with_unit(
-            "first_byte",
-            "From a request to the first byte of its answer's body",
-            Unit::Seconds,
-            self.first_byte_seconds.0.clone(),
-        );
-        registry.register("connections", "Connections that are open", self.connections.clone());
-        registry.register("panics", "Panics: faults of this program", self.panics.clone());
-        registry.register(
-            "config_loads",
-            "Versions of the configuration that were read while running",
-            self.config_loads.clone(),
-        );
-        registry.register(
-            "config_generation",
-            "The configuration in effect: counts up at each that takes effect",
-            self.config_generation.clone(),
-        );
-        registry.register_with_unit(
-            "config_loaded_timestamp",
-            "When the configuration in effect took effect, since 1970",
-            Unit::Seconds,
-            self.config_loaded_seconds.clone(),
-        );
-        registry.register_with_unit(
-            "certificate_expiry_timestamp",
-            "When the first certificate of the listener ends, since 1970",
-            Unit::Seconds,
-            self.certificate_expires_seconds.clone(),
-        );
-        let started: Gauge = Gauge::default();
-        started.set(unix_seconds(*START));
-        registry.register_with_unit(
-            "process_start_time",
-            "When this process started, since 1970",
-            Unit::Seconds,
-            started,
-        );
-        registry.register("build", "What this program is", Info::new(Build { version: env!("CARGO_PKG_VERSION") }));
+        self.register_serving(&mut registry);
         registry.register("upstream_attempts", "Attempts at upstreams", self.attempts.clone());
         registry.register_with_unit(
             "upstream_received",
@@ -318,5 +271,57 @@ impl Metrics {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("a string takes every write");
         text
+    }
+
+    /// What concerns clients, the configuration and the process.
+    fn register_serving(&self, registry: &mut Registry) {
+        registry.register("requests", "Requests answered", self.requests.clone());
+        registry.register("requests_in_flight", "Requests under way, their bodies included", self.in_flight.clone());
+        registry.register_with_unit("sent", "Bodies sent to clients", Unit::Bytes, self.sent_bytes.clone());
+        registry.register_with_unit(
+            "request",
+            "From a request to the end of its answer",
+            Unit::Seconds,
+            self.request_seconds.0.clone(),
+        );
+        registry.register_with_unit(
+            "first_byte",
+            "From a request to the first byte of its answer's body",
+            Unit::Seconds,
+            self.first_byte_seconds.0.clone(),
+        );
+        registry.register("connections", "Connections that are open", self.connections.clone());
+        registry.register("panics", "Panics: faults of this program", self.panics.clone());
+        registry.register(
+            "config_loads",
+            "Versions of the configuration that were read while running",
+            self.config_loads.clone(),
+        );
+        registry.register(
+            "config_generation",
+            "The configuration in effect: counts up at each that takes effect",
+            self.config_generation.clone(),
+        );
+        registry.register_with_unit(
+            "config_loaded_timestamp",
+            "When the configuration in effect took effect, since 1970",
+            Unit::Seconds,
+            self.config_loaded_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "certificate_expiry_timestamp",
+            "When the first certificate of the listener ends, since 1970",
+            Unit::Seconds,
+            self.certificate_expires_seconds.clone(),
+        );
+        let started: Gauge = Gauge::default();
+        started.set(unix_seconds(*START));
+        registry.register_with_unit(
+            "process_start_time",
+            "When this process started, since 1970",
+            Unit::Seconds,
+            started,
+        );
+        registry.register("build", "What this program is", Info::new(Build { version: env!("CARGO_PKG_VERSION") }));
     }
 }
