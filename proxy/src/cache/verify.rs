@@ -64,6 +64,12 @@ impl Store {
         Ok((Fingerprint::of(&file)? == before).then(|| (hasher.finish(), before)))
     }
 
+    /// Whether the file of a blob is the one that was last known to be right.
+    fn is_verified(&self, digest: &Digest) -> io::Result<bool> {
+        let (Some((_, about)), Some(index)) = (self.open_file(digest)?, &self.index) else { return Ok(false) };
+        Ok(index.row(digest).is_some_and(|row| row.verified == Some(Fingerprint::told(&about))))
+    }
+
     /// Hashes the file of a blob, and keeps that it is right, or removes it.
     pub(super) fn verify(&self, digest: &Digest, go_on: impl FnMut(usize) -> bool) -> io::Result<Verdict> {
         let Some((found, before)) = self.hash(digest, go_on)? else {
@@ -141,7 +147,14 @@ impl Verifications {
             let _entry = entry;
             let _place = at_once.acquire().await;
             let hashing = store.clone();
-            let verified = blocking(move || hashing.verify(&digest, |_| !stopped.load(Ordering::Relaxed))).await;
+            let verified = blocking(move || {
+                // Another may have ended between the look of whoever waits and his coming here.
+                if hashing.is_verified(&digest)? {
+                    return Ok(Verdict::Right);
+                }
+                hashing.verify(&digest, |_| !stopped.load(Ordering::Relaxed))
+            })
+            .await;
             if let Err(err) = verified {
                 store.metrics.cache_faults.inc();
                 tracing::warn!(%digest, error = %err, "a cached file cannot be verified: it is fetched again");
