@@ -286,7 +286,10 @@ impl Index {
     /// Opens the file; if it cannot be, sets it aside and begins a new one; if that cannot be, goes on in memory.
     pub fn reopen(&self) {
         let mut database = self.database.write().unwrap_or_else(PoisonError::into_inner);
-        let again = database.take().is_some() || self.is_homeless();
+        let before = database.take();
+        let again = before.is_some() || self.is_homeless();
+        // After a panic in there, closing may panic once more.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(before)));
         let open = || {
             // Opening a FIFO that somebody put there would block, and of a folder comes nothing.
             if fs::symlink_metadata(&self.path).is_ok_and(|about| !about.is_file()) {
@@ -448,5 +451,37 @@ mod tests {
         }
         assert!(index.memory().changes.len() <= CHANGES + 1);
         assert!(index.memory().young.len() <= RECENT && index.memory().old.len() <= RECENT);
+    }
+
+    #[test]
+    fn d5_an_index_that_rotted_is_made_anew_and_nobody_panics() {
+        use std::os::unix::fs::FileExt;
+        // The header of the file is of one page: from the first byte behind it on, and in the midst of the tables.
+        for from in [4096, 20_000, 120_000] {
+            let (dir, index) = index();
+            for number in 0..2000 {
+                index.put(digest(number), index.row_now(10, None));
+            }
+            index.close();
+            drop(index);
+            let path = dir.path().join("index.redb");
+            let file = fs::File::options().write(true).open(&path).expect("the index");
+            file.write_all_at(&vec![0xff; 400_000], from).expect("written");
+            let index = Index::open(path);
+            for number in 0..2000 {
+                let _ = index.row(&digest(number));
+            }
+            for number in 2000..2100 {
+                index.put(digest(number), index.row_now(10, None));
+                index.gone(&digest(number - 1500));
+            }
+            index.write(true);
+            index.oldest(None, 5000);
+            index.put(digest(9999), index.row_now(10, None));
+            index.write(true);
+            assert_eq!(index.row(&digest(9999)).map(|row| row.size), Some(10), "{from}");
+            index.write(true);
+            assert!(index.oldest(None, 5000).iter().any(|(found, _)| *found == digest(9999)), "{from}");
+        }
     }
 }
