@@ -14,11 +14,13 @@ mod plugins;
 mod policy;
 mod pulls;
 mod ranges;
+mod registries;
 mod reload;
 mod serving;
 mod streaming;
 mod tags;
 mod transfers;
+mod upstream_faults;
 mod upstreams;
 
 use tidegate_tests::content::sha256;

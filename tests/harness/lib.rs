@@ -5,21 +5,26 @@
 //! `site`, `proxy`, `plugins`, `guests`), upstreams (`registry`, `fake`) and clients (`http`, `http2`, `clients`).
 
 pub mod certificate;
+pub mod authority;
 pub mod clients;
 pub mod content;
+pub mod dns;
 pub mod fake;
+pub mod forward;
 pub mod gate;
 pub mod guests;
 pub mod http;
 pub mod http2;
 pub mod image;
 pub mod lines;
+pub mod namespace;
 pub mod plugins;
 pub mod process;
 pub mod program;
 pub mod proxy;
 pub mod registry;
 pub mod site;
+pub mod tls;
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -67,6 +67,11 @@ impl Site {
         self
     }
 
+    /// Where clients will find it; of use with ports that are fixed.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.listen)
+    }
+
     /// With a line of the configuration's top level.
     #[must_use]
     pub fn top(mut self, line: &str) -> Self {

@@ -11,6 +11,9 @@ use crate::plugin::Plugins;
 
 pub(super) async fn check(config: &Config, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     // The configuration was opened before; what is wrong with it was said there.
+    for warning in config.warnings() {
+        eprintln!("tidegate: warning: {warning}");
+    }
     let plugins = match Plugins::load(&config.plugins, PathBuf::from(OWN_PROGRAM), &Arc::new(Metrics::default())).await
     {
         Ok(plugins) => plugins,

@@ -149,7 +149,7 @@ impl Known {
 async fn answer(asker: Asker<'_>, challenge: &Challenge) -> Result<Grant, Failure> {
     let Asker { clients, reach, place, limit } = asker;
     let registry = &place.registry;
-    let secret = Secret::of(place, reach).await.map_err(broken)?;
+    let secret = Secret::of(place, reach, limit).await.map_err(broken)?;
     if let Some(Secret::Token(token)) = &secret {
         let header = bearer(token).ok_or_else(|| broken("the configured token has control characters".to_owned()))?;
         return Ok(Grant::new(header, None));
@@ -178,4 +178,43 @@ fn refusal(reason: String) -> Failure {
 
 fn broken(reason: String) -> Failure {
     Failure::Auth { reason, refused: false }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Registry, Repository};
+
+    fn place(registry: &str) -> Place {
+        Place {
+            registry: Registry::parse(registry).expect("a registry"),
+            repository: Repository::parse("a/b").expect("a repository"),
+        }
+    }
+
+    #[tokio::test]
+    async fn t2_grants_of_registries_that_are_reached_as_before_stay() {
+        let grants = Grants::default();
+        for registry in ["docker.io", "quay.io"] {
+            let grant = Grant::new(HeaderValue::from_static("Bearer t"), None);
+            grants.slot(&place(registry)).lock().await.grant = Some(grant);
+        }
+        let kept = grants.carried_over(|place| place.registry.as_str() == "quay.io");
+        assert!(kept.known(&place("quay.io")).await.is_ok_and(|grant| grant.is_some()));
+        assert!(kept.known(&place("docker.io")).await.is_ok_and(|grant| grant.is_none()));
+    }
+
+    #[tokio::test]
+    async fn u9_a_grant_ends_and_a_failure_stands_for_a_moment() {
+        let grants = Grants::default();
+        let slot = grants.slot(&place("quay.io"));
+        let over = Grant::new(HeaderValue::from_static("Bearer t"), Some(Duration::ZERO));
+        slot.lock().await.grant = Some(over);
+        assert!(grants.known(&place("quay.io")).await.is_ok_and(|grant| grant.is_none()));
+        slot.lock().await.fail(broken("down".to_owned()));
+        assert!(grants.known(&place("quay.io")).await.is_err_and(|failure| failure == broken("down".to_owned())));
+        let long_ago = Instant::now().checked_sub(FAILURE_HOLDS);
+        slot.lock().await.failed = long_ago.map(|at| (at, broken("down".to_owned())));
+        assert!(grants.known(&place("quay.io")).await.is_ok());
+    }
 }

@@ -19,7 +19,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use url::{Host, Url};
 
-use super::dial::{Connector, NoConnection, Proxy, deepest, explain, tls_error};
+use super::dial::{Connector, NoConnection, Proxy, Used, explain, root, tls_error};
 use super::egress::{self, Environment};
 use super::names::{Names, NotPublic, Resolver};
 use super::trust::{Print, Sources, System, folders};
@@ -91,7 +91,17 @@ impl HostClient {
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
         }
-        self.http.request(request).await.map_err(|err| failure(&err))
+        let first = self.http.request(request.clone()).await;
+        let answer = match first {
+            // Once more, on another connection; all that is sent here changes nothing there.
+            Err(err) if is_stale(&err) => self.http.request(request).await,
+            first => first,
+        };
+        let answer = answer.map_err(|err| failure(&err))?;
+        if let Some(used) = answer.extensions().get::<Used>() {
+            used.note();
+        }
+        Ok(answer)
     }
 }
 
@@ -288,6 +298,15 @@ impl Maker {
     }
 }
 
+/// Whether a connection that was kept from an earlier request turned out to be closed.
+fn is_stale(err: &hyper_util::client::legacy::Error) -> bool {
+    let mut extensions = hyper::http::Extensions::new();
+    if let Some(connected) = err.connect_info() {
+        connected.get_extras(&mut extensions);
+    }
+    extensions.get::<Used>().is_some_and(Used::is_noted)
+}
+
 /// What went wrong when no answer came.
 fn failure(err: &hyper_util::client::legacy::Error) -> Failure {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(err);
@@ -306,7 +325,7 @@ fn failure(err: &hyper_util::client::legacy::Error) -> Failure {
         }
         source = cause.source();
     }
-    let text = deepest(err);
+    let text = root(err).to_string();
     if err.is_connect() { Failure::Connect(text) } else { Failure::Other(format!("no answer: {text}")) }
 }
 

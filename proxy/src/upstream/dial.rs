@@ -5,6 +5,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -58,11 +59,27 @@ pub(super) struct Stream {
     io: TokioIo<Box<dyn Io>>,
     /// Whether requests on it are for a proxy to read.
     to_proxy: bool,
+    used: Used,
+}
+
+/// Whether an answer has come over a connection. One that was used, and fails before the next answer begins, may have
+/// been closed by a server that had waited long enough: that says nothing about the server.
+#[derive(Clone, Default)]
+pub(super) struct Used(Arc<AtomicBool>);
+
+impl Used {
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 impl Stream {
     fn new(io: impl Io + 'static) -> Self {
-        Self { io: TokioIo::new(Box::new(io)), to_proxy: false }
+        Self { io: TokioIo::new(Box::new(io)), to_proxy: false, used: Used::default() }
     }
 }
 
@@ -107,7 +124,7 @@ impl Connector {
         if let Some(authorization) = &proxy.authorization {
             tunnel = tunnel.with_auth(authorization.clone());
         }
-        tunnel.call(to.clone()).await.map_err(|err| told(NoConnection::Connect(deepest(&err))))
+        tunnel.call(to.clone()).await.map_err(|err| told(NoConnection::Connect(root(&err).to_string())))
     }
 }
 
@@ -139,7 +156,12 @@ impl Service<Uri> for ToProxy {
 
 async fn tcp(connector: &HttpConnector<Resolver>, to: &Uri) -> Result<Stream, NoConnection> {
     let connected = connector.clone().call(to.clone()).await;
-    let stream = connected.map_err(|err| NoConnection::Connect(format!("{}: {}", place(to), deepest(&err))))?;
+    let stream = connected.map_err(|err| {
+        NoConnection::Connect(match root(&err) {
+            root if is_late(root) => format!("no connection to {} in time", place(to)),
+            root => format!("{}: {root}", place(to)),
+        })
+    })?;
     Ok(Stream::new(stream.into_inner()))
 }
 
@@ -170,8 +192,14 @@ pub(super) fn tls_error(err: &io::Error) -> Option<&rustls::Error> {
 pub(super) fn explain(err: &rustls::Error) -> String {
     use rustls::{AlertDescription as Alert, CertificateError, Error};
     match err {
-        Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+        Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {
             "its certificate is of an authority that nobody trusts here; put that authority's certificate into certs_dirs (HOST:PORT/ca.crt), or name it with `ca_file`".to_owned()
+        }
+        Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            format!("its certificate has expired ({err})")
+        }
+        Error::InvalidCertificate(CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. }) => {
+            format!("its certificate does not hold yet; is the clock of this machine right? ({err})")
         }
         Error::InvalidMessage(_) => "it does not answer in TLS; does it speak plain http?".to_owned(),
         Error::AlertReceived(Alert::CertificateRequired | Alert::BadCertificate | Alert::UnknownCA) => {
@@ -181,13 +209,17 @@ pub(super) fn explain(err: &rustls::Error) -> String {
     }
 }
 
-/// The cause of causes, in words.
-pub(super) fn deepest(err: &(dyn Error + 'static)) -> String {
+fn is_late(err: &(dyn Error + 'static)) -> bool {
+    err.downcast_ref::<io::Error>().is_some_and(|err| err.kind() == io::ErrorKind::TimedOut)
+}
+
+/// The cause of causes.
+pub(super) fn root<'a>(err: &'a (dyn Error + 'static)) -> &'a (dyn Error + 'static) {
     let mut err = err;
     while let Some(source) = err.source() {
         err = source;
     }
-    err.to_string()
+    err
 }
 
 fn place(uri: &Uri) -> String {
@@ -198,7 +230,7 @@ fn place(uri: &Uri) -> String {
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new().proxy(self.to_proxy)
+        Connected::new().proxy(self.to_proxy).extra(self.used.clone())
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine as _;
 use serde::Deserialize;
@@ -54,6 +55,7 @@ pub(super) async fn secret(
     place: &Place,
     at_least: usize,
     asks_store: bool,
+    limit: Duration,
 ) -> Result<Option<Secret>, String> {
     let text = read(file).await?;
     // What the parser says may quote a secret: only the place is told.
@@ -63,7 +65,7 @@ pub(super) async fn secret(
     let found = parsed.find(place, at_least, asks_store);
     for one in found {
         let secret = match one {
-            Found::Helper { name, server } => helper::get(name, &server).await?.map(|(username, secret)| {
+            Found::Helper { name, server } => helper::get(name, &server, limit).await?.map(|(username, secret)| {
                 if username == TOKEN_USER {
                     Secret::Identity(secret)
                 } else {

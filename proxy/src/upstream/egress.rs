@@ -57,6 +57,10 @@ pub(super) fn proxy(
     } else {
         egress.no_proxy.as_ref().map_or_else(|| environment.no.clone(), |hosts| hosts.join(","))
     };
+    // The matcher takes a star for every name, and for no address.
+    if no.split(',').any(|entry| entry.trim() == "*") {
+        return Ok(None);
+    }
     let matcher = match registry.or(egress.way.as_ref()) {
         Some(Way::Direct) => return Ok(None),
         Some(Way::Through(proxy)) => Matcher::builder().all(address(proxy)?).no(no).build(),
@@ -136,6 +140,8 @@ mod tests {
         assert_eq!(with("https://cdn.quay.io/", false, own.as_ref(), &site), "direct");
         assert_eq!(with("https://cdn.example.com/", false, own.as_ref(), &site), "https://own:4/");
         assert_eq!(with("https://docker.io/", true, Some(&Way::Direct), &site), "direct");
+        let all = Egress { no_proxy: Some(vec!["*".to_owned()]), ..site.clone() };
+        assert_eq!(with("https://10.0.0.1/", true, None, &all), "direct");
         let off = Egress { way: Some(Way::Direct), no_proxy: None };
         assert_eq!(with("https://docker.io/", true, None, &off), "direct");
     }

@@ -32,7 +32,8 @@ struct Answer {
 ///
 /// # Errors
 /// Which helper fails, without what it wrote: a secret may stand in it.
-pub(super) async fn get(name: &str, server: &str) -> Result<Option<(String, String)>, String> {
+pub(super) async fn get(name: &str, server: &str, limit: Duration) -> Result<Option<(String, String)>, String> {
+    let limit = limit.min(TIME_MAX);
     let fail = |reason: &str| Err(format!("the credential helper {} {reason}", name.escape_debug()));
     let program = match name.strip_prefix('/') {
         Some(_) => name.to_owned(),
@@ -41,8 +42,8 @@ pub(super) async fn get(name: &str, server: &str) -> Result<Option<(String, Stri
         }
         None => return fail("has no right name: it must be the NAME of docker-credential-NAME, or an absolute path"),
     };
-    let Ok(asked) = tokio::time::timeout(TIME_MAX, ask(&program, server)).await else {
-        return fail(&format!("does not answer within {TIME_MAX:?}"));
+    let Ok(asked) = tokio::time::timeout(limit, ask(&program, server)).await else {
+        return fail(&format!("does not answer within {limit:?}"));
     };
     let (good, output) = match asked {
         Ok(answer) => answer,
@@ -97,7 +98,7 @@ mod tests {
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).expect("a file");
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("permissions");
         loop {
-            match get(program.to_str().expect("a path"), "quay.io").await {
+            match get(program.to_str().expect("a path"), "quay.io", TIME_MAX).await {
                 Err(reason) if reason.contains("Text file busy") => tokio::task::yield_now().await,
                 answer => return answer,
             }
@@ -114,7 +115,14 @@ mod tests {
         let noise = said("echo hunter2").await.expect_err("no JSON");
         assert!(noise.contains("no JSON") && !noise.contains("hunter2"), "{noise}");
         assert!(said("yes hunter2").await.expect_err("too much").contains("more than"), "it is cut off");
-        assert!(get("../x", "quay.io").await.is_err());
-        assert!(get("no-such-helper-here", "quay.io").await.expect_err("none").contains("docker-credential-no-such"));
+        let late = get("/bin/sleep", "quay.io", Duration::from_millis(1)).await;
+        assert!(late.is_err_and(|reason| reason.contains("/bin/sleep")), "it is named");
+        assert!(get("../x", "quay.io", TIME_MAX).await.is_err());
+        assert!(
+            get("no-such-helper-here", "quay.io", TIME_MAX)
+                .await
+                .expect_err("none")
+                .contains("docker-credential-no-such")
+        );
     }
 }

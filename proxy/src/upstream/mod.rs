@@ -161,7 +161,7 @@ impl Upstreams {
     }
 
     async fn fetch_within(&self, ask: &Ask<'_>, reach: &Reach) -> Result<Response<Incoming>, Refused> {
-        match tokio::time::timeout(ask.timeout, self.exchange(ask, reach)).await {
+        match tokio::time::timeout(ask.timeout, Box::pin(self.exchange(ask, reach))).await {
             Ok(answer) => accept(answer?, ask),
             Err(_) => Err(Failure::Timeout.into()),
         }
@@ -192,8 +192,7 @@ impl Upstreams {
         };
         let renewed = match (&challenge, &grant) {
             (None, None) => None,
-            // Boxed, as it is rare, and larger than all else that a request keeps.
-            _ => Box::pin(self.grants.renew(asker, challenge, grant.as_ref())).await?,
+            _ => self.grants.renew(asker, challenge, grant.as_ref()).await?,
         };
         let (answer, host) = self.follow(ask, reach, url, renewed.as_ref()).await?;
         match host {
@@ -287,6 +286,32 @@ fn redirect(from: &Url, headers: &HeaderMap) -> Result<Url, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn t2_another_configuration_keeps_what_still_holds() {
+        let config = |docker: &str, rest: &str| {
+            let text = format!(
+                "listen = \"127.0.0.1:1\"\n{rest}\n[registries.\"docker.io\"]\nurl = \"{docker}\"\n[registries.\"quay.io\"]\nurl = \"http://127.0.0.1:3\""
+            );
+            Arc::new(Config::parse(&text, "t").expect("a configuration"))
+        };
+        let place = |registry: &str| Place {
+            registry: crate::oci::Registry::parse(registry).expect("a registry"),
+            repository: crate::oci::Repository::parse("a/b").expect("a repository"),
+        };
+        let before = Upstreams::new(config("http://127.0.0.1:2", ""), Arc::default());
+        let down = Failure::Connect("down".to_owned());
+        for _ in 0..3 {
+            let rest = Duration::from_secs(10);
+            before.health.bad(&place("docker.io").registry, Stage::Answer, &down, rest, Instant::now());
+        }
+        let after = before.renewed(config("http://127.0.0.1:4", ""));
+        assert!(Arc::ptr_eq(&before.clients, &after.clients), "connections stay");
+        let candidates = ["docker.io", "quay.io"].map(|registry| Candidate::plain(place(registry)));
+        assert_eq!(after.order(candidates.to_vec())[0], candidates[1], "what fails is known to fail");
+        let other = after.renewed(config("http://127.0.0.1:4", "certs_dirs = [\"/elsewhere\"]"));
+        assert!(!Arc::ptr_eq(&after.clients, &other.clients));
+    }
 
     #[test]
     fn u11_redirects_never_go_down() {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine as _;
 use hyper::header::HeaderValue;
@@ -38,13 +39,15 @@ impl Secret {
     /// The secret for a repository: of the longest prefix that has one; of two that are as long, the configuration's
     /// own before that of a docker configuration. None: it is asked as nobody.
     ///
+    /// `limit`: how long a helper may take.
+    ///
     /// # Errors
     /// Which file cannot be read, or which helper fails.
-    pub async fn of(place: &Place, reach: &Reach) -> Result<Option<Self>, String> {
+    pub async fn of(place: &Place, reach: &Reach, limit: Duration) -> Result<Option<Self>, String> {
         let own = reach.login(&place.repository);
         if let Some(file) = &reach.docker_config {
             let at_least = own.map_or(0, |(components, _)| components + 1);
-            if let Some(secret) = docker::secret(file, place, at_least, own.is_none()).await? {
+            if let Some(secret) = docker::secret(file, place, at_least, own.is_none(), limit).await? {
                 return Ok(Some(secret));
             }
         }

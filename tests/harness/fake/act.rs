@@ -1,5 +1,7 @@
 //! What the fake registry does with one request.
 
+use std::time::Duration;
+
 use crate::content::Content;
 use crate::gate::Gate;
 
@@ -24,6 +26,8 @@ pub enum Act {
     ResetAfter(u64),
     /// The right headers, so many bytes, and then nothing for ever.
     StallAfter(u64),
+    /// The right headers, and then a byte at a time, with so long between them.
+    Drip(Duration),
     /// Not even a status line.
     Silent,
     /// So many bytes, and the rest once the gate is open.

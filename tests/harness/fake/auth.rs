@@ -19,6 +19,10 @@ struct State {
     given: usize,
     /// The value of `Authorization` without which none is given; none: anybody gets one.
     credential: Option<String>,
+    /// The identity token without which none is given.
+    identity: Option<String>,
+    /// For how long tokens say that they hold; none: 300 seconds. As JSON.
+    life: Option<serde_json::Value>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,6 +43,23 @@ impl Tokens {
         Self { inner: Arc::new(Mutex::new(state)) }
     }
 
+    /// For who holds an identity token only.
+    pub fn of_identity(token: &str) -> Self {
+        let state = State { identity: Some(token.to_owned()), ..State::default() };
+        Self { inner: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Accepts a token that was never given out.
+    pub fn accept(&self, token: &str) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).valid.insert(format!("Bearer {token}"));
+    }
+
+    /// For how long tokens say that they hold from now on, as JSON.
+    pub fn hold_for(&self, life: &str) {
+        let life = serde_json::from_str(life).expect("JSON");
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).life = Some(life);
+    }
+
     /// How many were given out.
     pub fn given(&self) -> usize {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).given
@@ -54,10 +75,19 @@ impl Tokens {
         if state.credential.is_some() && state.credential.as_deref() != seen.fields.get("Authorization") {
             return Err(Reply::status(401));
         }
+        if let Some(identity) = &state.identity {
+            let right = seen.method == "POST"
+                && seen.body.split('&').any(|pair| pair == "grant_type=refresh_token")
+                && seen.body.split('&').any(|pair| pair == format!("refresh_token={identity}"));
+            if !right {
+                return Err(Reply::status(401));
+            }
+        }
         state.given += 1;
         let token = format!("token-{}", state.given);
         state.valid.insert(format!("Bearer {token}"));
-        let body = json!({ "token": token, "access_token": token, "expires_in": 300 });
+        let life = state.life.clone().unwrap_or(json!(300));
+        let body = json!({ "token": token, "access_token": token, "expires_in": life });
         Ok(Document::new("application/json", body.to_string().into_bytes()))
     }
 }

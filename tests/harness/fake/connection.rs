@@ -48,7 +48,12 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Seen> {
     let target = words.next().unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     let path = path.replace("%3A", ":").replace("%3a", ":");
-    Ok(Seen { method, path, query: query.to_owned(), fields: Fields::read(reader)? })
+    let fields = Fields::read(reader)?;
+    let length = fields.get("Content-Length").and_then(|length| length.parse().ok()).unwrap_or_default();
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let body = String::from_utf8_lossy(&body).into_owned();
+    Ok(Seen { method, path, query: query.to_owned(), fields, body })
 }
 
 fn answer(stream: &TcpStream, shared: &Shared, seen: &Seen) -> io::Result<After> {
@@ -154,6 +159,13 @@ fn send_document(mut stream: &TcpStream, seen: &Seen, act: &Act, document: &Docu
         Act::StallAfter(after) => {
             content.write(&mut stream, start, until(*after))?;
             stall(stream)
+        }
+        Act::Drip(between) => {
+            for at in start..end {
+                content.write(&mut stream, at, at + 1)?;
+                std::thread::sleep(*between);
+            }
+            Ok(After::NextRequest)
         }
         Act::Hold(after, gate) => {
             content.write(&mut stream, start, until(*after))?;

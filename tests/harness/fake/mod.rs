@@ -38,6 +38,8 @@ pub struct Seen {
     pub query: String,
     /// The header fields.
     pub fields: Fields,
+    /// The body.
+    pub body: String,
 }
 
 #[derive(Debug, Default)]
@@ -68,7 +70,12 @@ struct Document {
 impl Fake {
     /// Starts an empty one.
     pub fn start() -> Self {
-        let listener = TcpListener::bind((own_address(), 0)).unwrap();
+        Self::start_at(SocketAddr::from((own_address(), 0)))
+    }
+
+    /// Starts an empty one at an address.
+    pub fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let acceptor = Mutex::new(Some(accept(listener, &shared)));

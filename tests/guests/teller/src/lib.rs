@@ -1,6 +1,6 @@
 //! A guest for the tests: it denies whoever sends the header `X-Tell`, and tells what the host told it.
 
-use tidegate_sdk::{Admission, Cached, Request, Verdict, call, state};
+use tidegate_sdk::{Admission, Attempt, Cached, Candidate, Denial, Fallback, Request, Step, Verdict, call, state};
 
 struct Teller;
 
@@ -35,4 +35,27 @@ impl Admission for Teller {
     }
 }
 
-tidegate_sdk::export!(Teller: admission);
+impl Fallback for Teller {
+    fn on_failure(_: &Request, attempts: &[Attempt], remaining: &[Candidate]) -> Step {
+        let told = call::header("x-tell-failure");
+        let (Some(latest), false) = (attempts.last(), told.is_empty()) else {
+            return Step::Pass;
+        };
+        let limits: Vec<String> = latest.rate_limit.iter().map(|pair| format!("{}={}", pair.key, pair.value)).collect();
+        let cached = match call::cache() {
+            Cached::Absent => "absent",
+            Cached::Fresh => "fresh",
+            Cached::Stale => "stale",
+        };
+        let age = call::attribute("cache.age-secs").is_some_and(|age| age.parse::<u64>().is_ok());
+        Step::Deny(Denial::new(format!(
+            "failure={:?} after={:?} limits={} cache={cached} age={age} remaining={}",
+            latest.failure,
+            latest.retry_after_secs,
+            limits.join(" "),
+            remaining.len(),
+        )))
+    }
+}
+
+tidegate_sdk::export!(Teller: admission, fallback);
