@@ -222,6 +222,20 @@ fn u9_two_hundred_clients_behind_a_failing_token_service_ask_it_a_few_times() {
 }
 
 #[test]
+fn u9_a_token_that_comes_too_late_for_one_pull_serves_the_next() {
+    let (fake, image, tokens) = guarded();
+    let gate = tidegate_tests::gate::Gate::new();
+    fake.next("/token", Act::Hold(0, gate.clone()));
+    let proxy = limited(Site::of(&fake.url()), "upstream_attempts = \"1s\"").start();
+    assert!(matches!(proxy.get(APP).fetch().status, 502 | 504));
+    gate.wait_reached();
+    gate.open();
+    eventually("the token is there", || proxy.get(APP).fetch().status == 200);
+    assert_pulls(&proxy, &image);
+    assert_eq!(tokens.given(), 1);
+}
+
+#[test]
 fn u9_two_hundred_clients_share_one_token() {
     let (fake, image, tokens) = guarded();
     let proxy = Site::of(&fake.url()).start();

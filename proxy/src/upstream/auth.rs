@@ -61,11 +61,11 @@ type Slot = Arc<tokio::sync::Mutex<Known>>;
 pub(super) struct Grants(Mutex<HashMap<Place, Slot>>);
 
 /// Who wants a grant, and from whom.
-#[derive(Clone, Copy)]
-pub(super) struct Asker<'a> {
-    pub clients: &'a Clients,
-    pub reach: &'a Reach,
-    pub place: &'a Place,
+#[derive(Clone)]
+pub(super) struct Asker {
+    pub clients: Arc<Clients>,
+    pub reach: Arc<Reach>,
+    pub place: Place,
     /// How long a token service is waited for.
     pub limit: Duration,
 }
@@ -99,15 +99,19 @@ impl Grants {
 
     /// Gets a new grant after `refused` was not enough. Many pulls that wait for one share one request, and its
     /// failure. `challenge`: what the registry asks for; none: as before.
+    ///
+    /// # Cancel safety
+    /// What it asks for is waited for by a task of its own, one for each repository, for no longer than the asker's
+    /// limit: a pull that is given little time leaves its grant to the next one.
     pub async fn renew(
         &self,
-        asker: Asker<'_>,
+        asker: Asker,
         challenge: Option<Challenge>,
         refused: Option<&Grant>,
     ) -> Result<Option<Grant>, Failure> {
         let before = Instant::now();
-        let slot = self.slot(asker.place);
-        let mut known = slot.lock().await;
+        let slot = self.slot(&asker.place);
+        let mut known = slot.lock_owned().await;
         known.lately_failed()?;
         let newer = known.grant.as_ref().filter(|grant| {
             // One that was made while this one waited is as new as can be, however short its life is.
@@ -120,14 +124,18 @@ impl Grants {
         let Some(challenge) = challenge.or_else(|| known.challenge.clone()) else { return Ok(None) };
         known.grant = None;
         known.challenge = Some(challenge.clone());
-        match answer(asker, &challenge).await {
-            Ok(new) if refused.is_some_and(|old| old.header == new.header) => {
-                let failure = refusal(format!("{} refuses the configured credentials", asker.place.registry));
-                Err(known.fail(failure))
+        let refused = refused.map(Grant::header);
+        let asking = tokio::spawn(async move {
+            match answer(&asker, &challenge).await {
+                Ok(new) if refused.is_some_and(|old| old == new.header) => {
+                    let failure = refusal(format!("{} refuses the configured credentials", asker.place.registry));
+                    Err(known.fail(failure))
+                }
+                Ok(new) => Ok(Some(known.grant.insert(new).clone())),
+                Err(failure) => Err(known.fail(failure)),
             }
-            Ok(new) => Ok(Some(known.grant.insert(new).clone())),
-            Err(failure) => Err(known.fail(failure)),
-        }
+        });
+        asking.await.unwrap_or_else(|_| Err(broken("the program ends".to_owned())))
     }
 }
 
@@ -146,8 +154,9 @@ impl Known {
 }
 
 /// Answers a challenge.
-async fn answer(asker: Asker<'_>, challenge: &Challenge) -> Result<Grant, Failure> {
+async fn answer(asker: &Asker, challenge: &Challenge) -> Result<Grant, Failure> {
     let Asker { clients, reach, place, limit } = asker;
+    let limit = *limit;
     let registry = &place.registry;
     let secret = Secret::of(place, reach, limit).await.map_err(broken)?;
     if let Some(Secret::Token(token)) = &secret {

@@ -70,6 +70,7 @@ struct Target {
     sources: Sources,
 }
 
+#[derive(Clone)]
 struct Made {
     client: Arc<HostClient>,
     print: Print,
@@ -138,7 +139,8 @@ impl Clients {
         }
         let (system, settings, environment) = (self.system.clone(), self.settings.clone(), self.environment.clone());
         let names = self.names.clone();
-        let old = slot.take();
+        // What there is stays until there is another, also when nobody waits for that any more.
+        let old = slot.clone();
         let host = url.clone();
         let made = tokio::task::spawn_blocking(move || {
             let maker = Maker { system, settings, environment, names, target, url: host };

@@ -160,7 +160,7 @@ impl Upstreams {
         Ok(Answer { status: head.status, headers: head.headers, body, source })
     }
 
-    async fn fetch_within(&self, ask: &Ask<'_>, reach: &Reach) -> Result<Response<Incoming>, Refused> {
+    async fn fetch_within(&self, ask: &Ask<'_>, reach: &Arc<Reach>) -> Result<Response<Incoming>, Refused> {
         match tokio::time::timeout(ask.timeout, Box::pin(self.exchange(ask, reach))).await {
             Ok(answer) => accept(answer?, ask),
             Err(_) => Err(Failure::Timeout.into()),
@@ -168,7 +168,7 @@ impl Upstreams {
     }
 
     /// Request, answer; where the answer is a challenge, once more with a grant.
-    async fn exchange(&self, ask: &Ask<'_>, reach: &Reach) -> Result<Response<Incoming>, Failure> {
+    async fn exchange(&self, ask: &Ask<'_>, reach: &Arc<Reach>) -> Result<Response<Incoming>, Failure> {
         let query = if ask.query.is_empty() { String::new() } else { format!("?{}", ask.query) };
         let path = format!("/v2/{}/{}{query}", ask.place.repository, ask.resource);
         let url = reach.url.join(&path).map_err(|err| Failure::Other(format!("no address: {err}")))?;
@@ -185,9 +185,9 @@ impl Upstreams {
         };
         drop(answer);
         let asker = Asker {
-            clients: &self.clients,
-            reach,
-            place: ask.place,
+            clients: self.clients.clone(),
+            reach: reach.clone(),
+            place: ask.place.clone(),
             limit: self.config.limits.upstream_headers * 3 / 4,
         };
         let renewed = match (&challenge, &grant) {
