@@ -2,10 +2,12 @@
 //!
 //! Nothing here knows the program's library: it is driven as an operator drives it, through files, processes and
 //! sockets. In reading order: bytes (`content`, `image`), processes (`lines`, `process`), the program (`program`,
-//! `site`, `proxy`, `plugins`, `guests`), upstreams (`registry`, `fake`) and clients (`http`, `clients`).
+//! `site`, `proxy`, `plugins`, `guests`), upstreams (`registry`, `fake`), clients (`http`, `clients`), and
+//! what is tried from a data file (`corpus`).
 
 pub mod clients;
 pub mod content;
+pub mod corpus;
 pub mod fake;
 pub mod gate;
 pub mod guests;
