@@ -4,6 +4,7 @@ mod architecture;
 mod cache;
 mod cli;
 mod coalescing;
+mod config_input;
 mod disk;
 mod faults;
 mod input;

@@ -13,6 +13,10 @@ use crate::oci::Registry;
 /// Longest time that a key may name; a longer one is a slip of the finger.
 const DURATION_MAX: Duration = Duration::from_hours(10 * 365 * 24);
 
+/// Largest size that a key may name; the reader of sizes takes whatever is too big for a number as the biggest one.
+/// Units: bytes.
+const SIZE_MAX: u64 = 1 << 60;
+
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}{}: {message}", line.map(|line| format!(":{line}")).unwrap_or_default())]
@@ -58,6 +62,7 @@ impl Source<'_> {
         }
         let message = match key {
             Some((key, _)) => format!("{}: {message}", key.trim()),
+            None if table.starts_with('[') && table.ends_with(']') => format!("{table}: {message}"),
             None => message,
         };
         ConfigError { file: self.name.to_owned(), line, message }
@@ -95,10 +100,12 @@ impl Source<'_> {
 
     /// A number of bytes, such as `512MiB`.
     pub fn size(&self, typed: &Spanned<String>, key: &str) -> Result<u64, ConfigError> {
-        typed.get_ref().parse::<ByteSize>().map(|size| size.as_u64()).map_err(|err| {
-            let message = format!("{key}: `{}` is no size such as 512MiB or 100GB: {err}", typed.get_ref());
+        let fail = |reason: &str| {
+            let message = format!("{key}: `{}` is no size such as 512MiB or 100GB: {reason}", typed.get_ref());
             self.error(&typed.span(), &message)
-        })
+        };
+        let size = typed.get_ref().parse::<ByteSize>().map_err(|err| fail(&err))?.as_u64();
+        if size > SIZE_MAX { Err(fail("more than 1 EiB")) } else { Ok(size) }
     }
 
     pub fn absolute(&self, typed: Spanned<PathBuf>, key: &str) -> Result<PathBuf, ConfigError> {
