@@ -18,6 +18,7 @@ mod streaming;
 mod tags;
 mod transfers;
 mod upstreams;
+mod wasm_input;
 
 use tidegate_tests::content::sha256;
 use tidegate_tests::eventually;

@@ -184,7 +184,7 @@ impl TypedRequest {
             (None, Some(target)) => {
                 let host =
                     if self.fields.iter().any(|field| field.starts_with("Host:")) { "" } else { "Host: mirror\r\n" };
-                let fields: String = self.fields.iter().map(|field| format!("{field}\r\n")).collect();
+                let fields: String = self.fields.iter().flat_map(|field| [field.as_str(), "\r\n"]).collect();
                 format!("{method} {target} HTTP/1.1\r\n{host}{MARKED}{fields}\r\n")
             }
             _ => panic!("{}: it has either `raw`, or `target` with `fields`", self.name),
