@@ -1,6 +1,6 @@
 # `make help` says what there is.
 
-.PHONY: help run build plugins test lint bench
+.PHONY: help run build plugins test lint bench faults fuzz
 .DEFAULT_GOAL := help
 
 # What `make run` makes; git does not see it.
@@ -12,6 +12,7 @@ help:
 	@echo 'make plugins   build the plugins into plugins/dist'
 	@echo 'make build     build the program: target/release/tidegate'
 	@echo 'make lint      check the format, and what clippy says'
+	@echo 'make faults    kill, reset, crowd and soak it for an hour: SOAK_SECONDS=60 shortens, RUNS="kills soak" chooses'
 	@echo 'make bench     measure what one decision of a plugin costs'
 
 build:
@@ -34,6 +35,9 @@ lint:
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	cd plugins && cargo fmt --all --check
 	cd plugins && cargo clippy --release --workspace --all-targets --locked -- -D warnings
+
+faults: build
+	TIDEGATE_BIN='$(CURDIR)/target/release/tidegate' cargo run --release --locked -p tidegate-tests --bin faults -- $(RUNS)
 
 bench: plugins
 	cargo bench --locked -p tidegate --bench admission

@@ -6,6 +6,7 @@ mod cli;
 mod coalescing;
 mod config_input;
 mod disk;
+mod endurance;
 mod faults;
 mod input;
 mod instruments;

@@ -1,7 +1,6 @@
 //! Plugin files that are broken, hostile or no plugins at all: each is refused by name and with a reason that can be
 //! printed, in bounded time and memory, and what is in effect stays in effect.
 
-use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,12 +9,12 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tidegate_tests::content::noise;
 use tidegate_tests::fake::Fake;
 use tidegate_tests::guests::{self, Does, Guest};
 use tidegate_tests::process::run;
 use tidegate_tests::program::tidegate;
-use tidegate_tests::proxy::{Mark, Proxy};
+use tidegate_tests::proxy::Proxy;
+use tidegate_tests::rounds;
 use tidegate_tests::site::Site;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
@@ -263,96 +262,18 @@ fn i8_what_is_no_file_is_refused_and_nobody_waits_for_it() {
     }
 }
 
-/// Files that are judged at once: a folder has at most 64 plugins.
-const BATCH: usize = 50;
-
-/// Has every file judged. Gives how many are refused.
-fn judge_all(proxy: &Proxy, files: &[(String, Vec<u8>)]) -> usize {
-    let refused = files.chunks(BATCH).map(|batch| judge(proxy, batch).len()).sum();
-    let resident = proxy.process().memory_bytes("VmHWM");
-    assert!(resident < RESIDENT_MAX, "{} MiB resident", resident >> 20);
-    refused
-}
-
-/// Puts many files there at once, and waits until each was judged. Gives what was said of those that are refused.
-fn judge(proxy: &Proxy, files: &[(String, Vec<u8>)]) -> Vec<(String, String)> {
-    let mark = proxy.mark();
-    for (name, bytes) in files {
-        proxy.site().install(&format!("50-{name}.wasm"), bytes);
-    }
-    // The last one there, and the last one in order: when it is in effect, all others have been looked at.
-    proxy.site().install("99-sentinel.wasm", &guests::admission(Does::Nothing));
-    wait_in_effect(proxy, mark, "sentinel");
-    let refused: Vec<(String, String)> = proxy
-        .events(mark, "plugin not loaded")
-        .iter()
-        .map(|event| (event.field("plugin"), event.field("reason")))
-        .collect();
-    let loaded = proxy.events(mark, "plugin loaded").iter().map(|event| event.field("plugin")).collect::<HashSet<_>>();
-    for (name, _) in files {
-        let judged = refused.iter().filter(|(plugin, _)| plugin == name).count();
-        assert_eq!(judged + usize::from(loaded.contains(name)), 1, "{name} is told {judged} times");
-    }
-    for (name, reason) in &refused {
-        assert_printable(name, reason);
-        assert!(!reason.is_empty() && !reason.contains("panic"), "{name}: {reason}");
-    }
-    assert!(denial(proxy).contains("as ever"));
-    let mark = proxy.mark();
-    for (name, _) in files {
-        proxy.site().remove(&format!("50-{name}.wasm"));
-    }
-    proxy.site().remove("99-sentinel.wasm");
-    proxy.wait(mark, "plugins in effect", &[("plugins", "good")]);
-    refused
-}
-
-fn wait_in_effect(proxy: &Proxy, mark: Mark, plugin: &str) {
-    let mut from = mark;
-    loop {
-        let next = proxy.mark();
-        let event = proxy.wait(from, "plugins in effect", &[]);
-        if event.field("plugins").split(',').any(|name| name.trim() == plugin) {
-            return;
-        }
-        from = next;
-    }
-}
-
 #[test]
 fn i8_a_file_cut_at_every_hundredth_is_refused() {
-    let (_fake, proxy) = stage();
-    for (kind, whole, step) in
-        [("component", guests::denier("never"), 1), ("module", Guest::new().admits(Does::Denies("never")).core(), 5)]
-    {
-        let files: Vec<(String, Vec<u8>)> = (1..100)
-            .step_by(step)
-            .map(|share| (format!("{kind}-{share:02}"), whole[..whole.len() * share / 100].to_vec()))
-            .collect();
-        assert_eq!(judge_all(&proxy, &files), files.len(), "{kind}: a part of a plugin was loaded");
-    }
+    let ledger = rounds::cuts();
+    assert!(ledger.close(), "{}", ledger.table());
+    assert_eq!(ledger.done("files refused"), 99 + 20, "{}", ledger.table());
 }
 
 #[test]
-fn i8_a_file_with_one_byte_changed_is_loaded_or_refused_and_nothing_else() {
-    let (_fake, proxy) = stage();
-    let whole = guests::denier("never");
-    // The places are chosen by chance, once for all. The long form of this test takes every byte (`make faults`).
-    let places = noise(2026, 8 * FLIPS);
-    let places = places.chunks(8).map(|bytes| usize::from_le_bytes(bytes.try_into().unwrap()) % (whole.len() * 8));
-    let files: Vec<(String, Vec<u8>)> =
-        places.map(|place| flipped(&whole, place)).collect::<std::collections::BTreeMap<_, _>>().into_iter().collect();
-    let refused = judge_all(&proxy, &files);
-    println!("{refused} of {} are refused", files.len());
-    assert!(refused > files.len() / 4, "only {refused} of {} are refused: nothing is checked", files.len());
-}
-
-/// How many changed bytes the short form tries.
-const FLIPS: usize = 80;
-
-/// A file with one bit changed, and a name for it.
-fn flipped(whole: &[u8], place: usize) -> (String, Vec<u8>) {
-    let mut bytes = whole.to_vec();
-    bytes[place / 8] ^= 1 << (place % 8);
-    (format!("flip-{place:06}"), bytes)
+fn i8_a_file_with_one_bit_changed_is_loaded_or_refused_and_nothing_else() {
+    // By chance, the same each time. The long form (`make faults`) takes every byte.
+    let ledger = rounds::flips(Some(80), 2026);
+    assert!(ledger.close(), "{}", ledger.table());
+    // Where most were taken, nothing would be checked.
+    assert!(ledger.done("files refused") > 20, "{}", ledger.table());
 }
