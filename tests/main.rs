@@ -10,6 +10,7 @@ mod endurance;
 mod faults;
 mod input;
 mod instruments;
+mod killed_upstream;
 mod plugins;
 mod policy;
 mod pulls;
