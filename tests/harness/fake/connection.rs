@@ -65,38 +65,9 @@ fn answer(stream: &TcpStream, shared: &Shared, seen: &Seen) -> io::Result<After>
         }
         Act::After(gate) => {
             gate.pass();
-            let _on_its_way = OnItsWay::begin(shared, seen);
             send_document(stream, seen, &Act::Serve, &document)
         }
-        act => {
-            let _on_its_way = OnItsWay::begin(shared, seen);
-            send_document(stream, seen, &act, &document)
-        }
-    }
-}
-
-/// Counted among the bodies of its path.
-struct OnItsWay<'a>(&'a Shared, &'a str);
-
-impl<'a> OnItsWay<'a> {
-    fn begin(shared: &'a Shared, seen: &'a Seen) -> Option<Self> {
-        if seen.method == "HEAD" {
-            return None;
-        }
-        let mut bodies = shared.bodies.lock().unwrap_or_else(PoisonError::into_inner);
-        let (now, most) = bodies.entry(seen.path.clone()).or_default();
-        *now += 1;
-        *most = (*most).max(*now);
-        Some(Self(shared, &seen.path))
-    }
-}
-
-impl Drop for OnItsWay<'_> {
-    fn drop(&mut self) {
-        let mut bodies = self.0.bodies.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((now, _)) = bodies.get_mut(self.1) {
-            *now -= 1;
-        }
+        act => send_document(stream, seen, &act, &document),
     }
 }
 

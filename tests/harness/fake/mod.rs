@@ -45,8 +45,6 @@ struct Shared {
     script: Mutex<Script>,
     seen: (Mutex<Vec<Seen>>, Condvar),
     streams: Mutex<Vec<TcpStream>>,
-    /// Bodies on their way now, and the most at once, by path.
-    bodies: Mutex<HashMap<String, (usize, usize)>>,
     stopped: AtomicBool,
 }
 
@@ -155,16 +153,9 @@ impl Fake {
         self.seen().iter().filter(|seen| seen.method == method && seen.path == path).count()
     }
 
-    /// How many bodies of a path were on their way at once, at the most.
-    pub fn most_at_once(&self, path: &str) -> usize {
-        let bodies = self.shared.bodies.lock().unwrap_or_else(PoisonError::into_inner);
-        bodies.get(path).map_or(0, |(_, most)| *most)
-    }
-
     /// Forgets all requests so far, and what it was to do with paths: for runs that last.
     pub fn forget(&self) {
         self.shared.seen.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.shared.bodies.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, (now, _)| *now > 0);
         self.script().next.clear();
     }
 
