@@ -31,6 +31,12 @@ pub(super) fn lines_in(before: &[u8]) -> usize {
     before.split(|byte| *byte == b'\n').count()
 }
 
+/// A text that may quote what was typed, with every control character escaped: a file must not write to a terminal.
+fn printable(text: &str) -> String {
+    let escaped = |sign: char| if sign.is_control() { sign.escape_default().to_string() } else { sign.to_string() };
+    text.chars().map(escaped).collect()
+}
+
 /// The text of a file, to tell lines from.
 pub(super) struct Source<'a> {
     pub text: &'a str,
@@ -48,7 +54,7 @@ impl Source<'_> {
     }
 
     pub fn error(&self, span: &Range<usize>, message: &str) -> ConfigError {
-        ConfigError { file: self.name.to_owned(), line: Some(self.line(span)), message: message.to_owned() }
+        ConfigError { file: self.name.to_owned(), line: Some(self.line(span)), message: printable(message) }
     }
 
     /// An error of the TOML reader. Its own rendering quotes the line, in which a secret may stand: only the key is named.
@@ -65,7 +71,7 @@ impl Source<'_> {
             None if table.starts_with('[') && table.ends_with(']') => format!("{table}: {message}"),
             None => message,
         };
-        ConfigError { file: self.name.to_owned(), line, message }
+        ConfigError { file: self.name.to_owned(), line, message: printable(&message) }
     }
 
     pub fn address(&self, typed: Option<&Spanned<String>>, key: &str) -> Result<Option<SocketAddr>, ConfigError> {

@@ -117,7 +117,7 @@ fn no_tags(pull: &Pull) -> Answer {
 /// Makes the link to the next page point to where the client found this one; none where it is no such link.
 ///
 /// Source: OCI distribution specification, "Content Discovery"; RFC 8288, section 3.
-fn rewrite_link(link: &str, pull: &Pull, resource: &str) -> Option<String> {
+pub fn rewrite_link(link: &str, pull: &Pull, resource: &str) -> Option<String> {
     let (target, params) = link.strip_prefix('<')?.split_once('>')?;
     if !params.contains("rel=\"next\"") && !params.contains("rel=next") {
         return None;
