@@ -13,6 +13,7 @@ help:
 	@echo 'make build     build the program: target/release/tidegate'
 	@echo 'make lint      check the format, and what clippy says'
 	@echo 'make faults    kill, reset, crowd and soak it for an hour: SOAK_SECONDS=60 shortens, RUNS="kills soak" chooses'
+	@echo 'make fuzz      fuzz every parser for a minute each: FUZZ_SECONDS, TARGETS="endpoint range"'
 	@echo 'make bench     measure what one decision of a plugin costs'
 
 build:
@@ -38,6 +39,15 @@ lint:
 
 faults: build
 	TIDEGATE_BIN='$(CURDIR)/target/release/tidegate' cargo run --release --locked -p tidegate-tests --bin faults -- $(RUNS)
+
+# Instruments need a compiler that is told to have them; sanitizers find nothing in a program without unsafe code of its own.
+fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@cd tests/fuzz && for target in $${TARGETS:-$$(ls targets | sed 's/[.]rs$$//')}; do \
+	    mkdir -p "found/$$target"; \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . --sanitizer none "$$target" "found/$$target" "corpus/$$target" \
+	        -- -max_total_time=$${FUZZ_SECONDS:-60} -max_len=4096 -timeout=5 -print_final_stats=1 || exit 1; \
+	done
 
 bench: plugins
 	cargo bench --locked -p tidegate --bench admission

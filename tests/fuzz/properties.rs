@@ -14,12 +14,13 @@ use tidegate::oci::{
 };
 use tidegate::pull;
 use tidegate::server;
+use tidegate::upstream::Via;
 
 /// A parser's property.
 pub type Property = fn(&[u8]);
 
 /// All of them, by the names of their fuzz targets and of their folders in `corpus/`.
-pub const TARGETS: [(&str, Property); 11] = [
+pub const TARGETS: [(&str, Property); 12] = [
     ("endpoint", endpoint),
     ("name", name),
     ("digest", digest),
@@ -31,6 +32,7 @@ pub const TARGETS: [(&str, Property); 11] = [
     ("accept", accept),
     ("image", image),
     ("query", query),
+    ("via", via),
 ];
 
 fn hub() -> Registry {
@@ -251,5 +253,16 @@ pub fn image(data: &[u8]) {
             assert_eq!(again.as_ref(), Ok(&full), "{text:?}");
         }
         Err(reason) => assert_printable(&reason),
+    }
+}
+
+/// Values of `Via`, one a line: what is no hop of ours changes nothing, and no chain is endless.
+pub fn via(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let parsed = Via::parse(text.lines());
+    assert_eq!(Via::parse(text.lines().chain(["1.1 squid (of somebody), HTTP/2 cdn"])), parsed);
+    if parsed.as_ref().is_ok_and(|via| *via != Via::default()) {
+        let round = text.lines().cycle().take(text.lines().count() * 100);
+        assert!(Via::parse(round).is_err(), "{text:?}");
     }
 }
