@@ -1,6 +1,6 @@
 # `make help` says what there is.
 
-.PHONY: help run build plugins test lint bench
+.PHONY: help run build plugins test lint bench faults fuzz
 .DEFAULT_GOAL := help
 
 # What `make run` makes; git does not see it.
@@ -12,6 +12,8 @@ help:
 	@echo 'make plugins   build the plugins into plugins/dist'
 	@echo 'make build     build the program: target/release/tidegate'
 	@echo 'make lint      check the format, and what clippy says'
+	@echo 'make faults    kill, reset, crowd and soak it for an hour: SOAK_SECONDS=60 shortens, RUNS="kills soak" chooses'
+	@echo 'make fuzz      fuzz every parser for a minute each: FUZZ_SECONDS, TARGETS="endpoint range"'
 	@echo 'make bench     measure what one decision of a plugin costs'
 
 build:
@@ -34,6 +36,18 @@ lint:
 	cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	cd plugins && cargo fmt --all --check
 	cd plugins && cargo clippy --release --workspace --all-targets --locked -- -D warnings
+
+faults: build
+	TIDEGATE_BIN='$(CURDIR)/target/release/tidegate' cargo run --release --locked -p tidegate-tests --bin faults -- $(RUNS)
+
+# Instruments need a compiler that is told to have them; sanitizers find nothing in a program without unsafe code of its own.
+fuzz:
+	@cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	@cd tests/fuzz && for target in $${TARGETS:-$$(ls targets | sed 's/[.]rs$$//')}; do \
+	    mkdir -p "found/$$target"; \
+	    RUSTC_BOOTSTRAP=1 cargo fuzz run --fuzz-dir . --sanitizer none "$$target" "found/$$target" "corpus/$$target" \
+	        -- -max_total_time=$${FUZZ_SECONDS:-60} -max_len=4096 -timeout=5 -print_final_stats=1 || exit 1; \
+	done
 
 bench: plugins
 	cargo bench --locked -p tidegate --bench admission

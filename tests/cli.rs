@@ -1,6 +1,5 @@
 //! The command line: what each verb prints, and what it exits with.
 
-use std::fs;
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
@@ -23,43 +22,6 @@ fn check_accepts_what_serve_would_serve() {
         .with([("10-allowlist.wasm", &allowlist()), ("10-allowlist.toml", b"block = [\"docker.io/library/redis\"]")]);
     let output = site.run(&["check"]);
     assert_eq!(output.status.code(), Some(0), "{}", told(&output));
-}
-
-#[test]
-fn a_configuration_error_names_file_line_and_key() {
-    for (text, line, key) in [
-        ("listen = \"127.0.0.1:0\"\nlistne = \"x\"\n", 2, "listne"),
-        ("[cache]\ndir = \"/tmp/a\"\nsize = 5\n", 3, "size"),
-        ("[cache]\n\ntag_ttl = \"soon\"\n", 3, "tag_ttl"),
-        ("[cache]\ntag_ttl = 5\n", 2, "tag_ttl"),
-        ("listen = \"no address\"\n", 1, "listen"),
-        ("open_registries = \"yes\"\n", 1, "open_registries"),
-        ("[plugins]\non_load_error = \"ignore\"\n", 2, "on_load_error"),
-        ("[registries.\"docker.io\"]\nurl = \"ftp://x\"\n", 2, "url"),
-        ("[registries.\"docker.io\"]\npassword = \"tide-and-time\"\n", 2, "password"),
-        ("[registries.\"docker.io\"]\nusername = \"a\"\npassword_file = \"/nowhere/at/all\"\n", 3, "password_file"),
-        ("listen = \"127.0.0.1:0\"\nlisten = \"127.0.0.1:0\"\n", 2, "listen"),
-        ("[cache\n", 1, "]"),
-    ] {
-        for verb in ["check", "serve"] {
-            let site = Site::new();
-            fs::write(site.path("tidegate.toml"), text).unwrap();
-            let output = site.run_as_is(&[verb]);
-            let told = told(&output);
-            assert_eq!(output.status.code(), Some(2), "{verb}, {text:?}: {told}");
-            assert!(told.contains(&format!("tidegate.toml:{line}")), "{verb}, {text:?}: {told}");
-            assert!(told.contains(key), "{verb}, {text:?}: {told}");
-            assert!(!told.contains("tide-and-time"), "a secret is printed: {told}");
-        }
-    }
-}
-
-#[test]
-fn a_configuration_file_that_is_missing_is_named() {
-    let site = Site::new();
-    let output = site.run_as_is(&["check"]);
-    assert_eq!(output.status.code(), Some(2), "{}", told(&output));
-    assert!(told(&output).contains("tidegate.toml"), "{}", told(&output));
 }
 
 #[test]

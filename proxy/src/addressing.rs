@@ -25,7 +25,13 @@ pub enum Unaddressed {
     /// `ns` is given twice, or is no registry.
     #[error("the parameter ns must be one registry name, such as docker.io")]
     Ns,
+    /// `n` is given twice, or is no number.
+    #[error("the parameter n must be one whole number, from 0 on")]
+    Page,
 }
+
+/// Most tags that a registry is asked for at once: some refuse to give more. Its `Link` leads to the rest.
+const PAGE_MAX: u64 = 1000;
 
 /// Resolves path and query of a request.
 pub fn resolve(method: Method, path: &str, query: &str, default: &Registry) -> Result<Request, Unaddressed> {
@@ -37,7 +43,10 @@ pub fn resolve(method: Method, path: &str, query: &str, default: &Registry) -> R
         Endpoint::Tags(name) => (name, Content::Tags),
         Endpoint::Referrers(name, digest) => (name, Content::Referrers(digest)),
     };
-    let (ns, query) = take_ns(query)?;
+    let (ns, mut query) = take_ns(query)?;
+    if content == Content::Tags {
+        query = bound_page(&query)?;
+    }
     let (registry, repository, addressing) = match ns {
         Some(ns) => by_ns(&ns, &name)?,
         None => by_path(&name).unwrap_or_else(|| by_default(&name, default)),
@@ -82,6 +91,31 @@ fn take_ns(query: &str) -> Result<(Option<String>, String), Unaddressed> {
     Ok((ns, rest.finish()))
 }
 
+/// Makes `n` a number that a registry takes.
+///
+/// Source: OCI distribution specification, "Listing Tags".
+fn bound_page(query: &str) -> Result<String, Unaddressed> {
+    if query.is_empty() {
+        return Ok(String::new());
+    }
+    let mut seen = false;
+    let mut bounded = form_urlencoded::Serializer::new(String::new());
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        if key != "n" {
+            bounded.append_pair(&key, &value);
+            continue;
+        }
+        if std::mem::replace(&mut seen, true) || value.is_empty() || !value.bytes().all(|digit| digit.is_ascii_digit())
+        {
+            return Err(Unaddressed::Page);
+        }
+        // What is too big for a number is too big for a page.
+        let length = value.parse().unwrap_or(PAGE_MAX).min(PAGE_MAX);
+        bounded.append_pair("n", &length.to_string());
+    }
+    Ok(bounded.finish())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -109,6 +143,26 @@ mod tests {
         assert_eq!(dots.0, "quay.io/my.team/app:x");
         let tags = resolved("/v2/a/b/tags/list", "n=2&ns=quay.io&last=x").expect("a pull");
         assert_eq!((tags.0.as_str(), tags.2.as_str()), ("tags of quay.io/a/b", "n=2&last=x"));
+    }
+
+    #[test]
+    fn a_page_is_as_long_as_a_registry_lets_it_be() {
+        for (query, bounded) in [
+            ("", ""),
+            ("n=0", "n=0"),
+            ("n=007", "n=7"),
+            ("last=a&n=1000000000000", "last=a&n=1000"),
+            ("last=n", "last=n"),
+        ] {
+            assert_eq!(resolved("/v2/a/b/tags/list", query).map(|found| found.2), Ok(bounded.to_owned()), "{query}");
+        }
+        let overflow = format!("n={}", "9".repeat(99));
+        assert_eq!(resolved("/v2/a/b/tags/list", &overflow).map(|found| found.2), Ok("n=1000".to_owned()));
+        for query in ["n=-1", "n=abc", "n=1e12", "n=", "n=+5", "n=%2B5", "n=1&n=2"] {
+            assert_eq!(resolved("/v2/a/b/tags/list", query), Err(Unaddressed::Page), "{query}");
+        }
+        // Elsewhere the parameter means nothing to us.
+        assert!(resolved("/v2/a/b/manifests/x", "n=abc").is_ok());
     }
 
     #[test]

@@ -105,6 +105,14 @@ impl Guest {
         self
     }
 
+    /// With more in its module, in the text format.
+    #[must_use]
+    pub fn with(mut self, more: &str) -> Self {
+        self.body += more;
+        self.body.push('\n');
+        self
+    }
+
     /// As a component.
     pub fn component(&self) -> Vec<u8> {
         let mut encoder = ComponentEncoder::default().validate(true).module(&self.core()).expect("it is a module");

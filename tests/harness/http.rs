@@ -154,7 +154,8 @@ impl Request {
 }
 
 impl Response {
-    fn read(mut stream: BufReader<TcpStream>, method: &str) -> io::Result<Self> {
+    /// Reads the head of the answer to a request that was sent on a connection.
+    pub fn read(mut stream: BufReader<TcpStream>, method: &str) -> io::Result<Self> {
         let line = read_line(&mut stream)?;
         let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status: u16 = status.ok_or_else(|| io::Error::other(format!("no status line: {line}")))?;
@@ -210,7 +211,11 @@ impl Response {
     }
 
     /// Hands every piece to a function, with its offset. Gives the length, and how it ended.
-    pub fn drain(mut self, mut piece: impl FnMut(u64, &[u8])) -> (u64, End) {
+    pub fn drain(mut self, piece: impl FnMut(u64, &[u8])) -> (u64, End) {
+        self.drain_here(piece)
+    }
+
+    fn drain_here(&mut self, mut piece: impl FnMut(u64, &[u8])) -> (u64, End) {
         let mut buffer = vec![0; 128 * 1024];
         let mut length = 0;
         loop {
@@ -228,10 +233,15 @@ impl Response {
 
     /// Reads the body to its end.
     pub fn finish(self) -> Answer {
+        self.finish_and_keep().0
+    }
+
+    /// Reads the body to its end, and gives the connection back for the next request.
+    pub fn finish_and_keep(mut self) -> (Answer, BufReader<TcpStream>) {
         let (status, fields) = (self.status, self.fields.clone());
         let mut body = Vec::new();
-        let (_, end) = self.drain(|_, piece| body.extend_from_slice(piece));
-        Answer { status, fields, body, end }
+        let (_, end) = self.drain_here(|_, piece| body.extend_from_slice(piece));
+        (Answer { status, fields, body, end }, self.stream)
     }
 }
 

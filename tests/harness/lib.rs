@@ -2,12 +2,14 @@
 //!
 //! Nothing here knows the program's library: it is driven as an operator drives it, through files, processes and
 //! sockets. In reading order: bytes (`content`, `image`), processes (`lines`, `process`), the program (`program`,
-//! `site`, `proxy`, `plugins`, `guests`), upstreams (`registry`, `fake`) and clients (`http`, `http2`, `clients`).
+//! `site`, `proxy`, `plugins`, `guests`), upstreams (`registry`, `fake`), clients (`http`, `http2`, `clients`),
+//! what is tried from a data file (`corpus`), and what is done to the proxy for long (`rounds`).
 
-pub mod certificate;
 pub mod authority;
+pub mod certificate;
 pub mod clients;
 pub mod content;
+pub mod corpus;
 pub mod dns;
 pub mod fake;
 pub mod forward;
@@ -23,6 +25,7 @@ pub mod process;
 pub mod program;
 pub mod proxy;
 pub mod registry;
+pub mod rounds;
 pub mod site;
 pub mod tls;
 
@@ -31,6 +34,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// How long a test waits for something that it is sure to see: no figure, a guard against hanging.
 pub const HANG: Duration = Duration::from_mins(1);
@@ -48,8 +53,15 @@ pub fn eventually(what: &str, holds: impl Fn() -> bool) {
     let end = Instant::now() + HANG;
     while !holds() {
         assert!(Instant::now() < end, "not within {HANG:?}: {what}");
-        thread::yield_now();
+        thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Lets this process have as many files and sockets open as it may: a thousand clients are a thousand of them.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Where it cannot be raised, a test that needs more fails by itself, and says so.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// Held by tests that measure memory or move gigabytes: they run one at a time.

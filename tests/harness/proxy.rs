@@ -92,10 +92,18 @@ impl Proxy {
 
     /// Waits for an event with a message and with fields of these values.
     pub fn wait(&self, since: Mark, message: &str, fields: &[(&str, &str)]) -> Event {
-        let matches =
-            |event: &Event| event.message() == message && fields.iter().all(|(key, value)| event.field(key) == *value);
-        let event = self.process.err.wait(since.0, HANG, |line| Event::parse(line).filter(matches));
-        event.unwrap_or_else(|| panic!("the log has no {message:?} with {fields:?}"))
+        let matches = |event: &Event| fields.iter().all(|(key, value)| event.field(key) == *value);
+        self.find(since, message, matches).unwrap_or_else(|| panic!("the log has no {message:?} with {fields:?}"))
+    }
+
+    /// Waits for an event with a message of which something holds.
+    pub fn wait_for(&self, since: Mark, message: &str, holds: impl Fn(&Event) -> bool) -> Event {
+        self.find(since, message, holds).unwrap_or_else(|| panic!("the log has no {message:?} as it was waited for"))
+    }
+
+    fn find(&self, since: Mark, message: &str, holds: impl Fn(&Event) -> bool) -> Option<Event> {
+        let matches = |event: &Event| event.message() == message && holds(event);
+        self.process.err.wait(since.0, HANG, |line| Event::parse(line).filter(matches))
     }
 
     /// Does something to the plugin folder, and waits until another set of plugins is in effect.

@@ -20,6 +20,7 @@ pub struct Site {
     listen: String,
     admin: String,
     top: String,
+    log: String,
     cache: String,
     limits: String,
     plugins: String,
@@ -41,9 +42,9 @@ impl Site {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         fs::create_dir(folder.path().join("plugins.d")).unwrap();
         let any = "127.0.0.1:0".to_owned();
-        let (top, cache, limits, plugins, registries, variables, wrapper) = Default::default();
+        let (top, log, cache, limits, plugins, registries, variables, wrapper) = Default::default();
         let listen = any.clone();
-        Self { folder, listen, admin: any, top, cache, limits, plugins, registries, variables, wrapper }
+        Self { folder, listen, admin: any, top, log, cache, limits, plugins, registries, variables, wrapper }
     }
 
     /// One registry, `docker.io`, which is the default one.
@@ -76,6 +77,13 @@ impl Site {
     #[must_use]
     pub fn top(mut self, line: &str) -> Self {
         self.top = format!("{}{line}\n", self.top);
+        self
+    }
+
+    /// With a line in the table `log`.
+    #[must_use]
+    pub fn log(mut self, line: &str) -> Self {
+        self.log = format!("{}{line}\n", self.log);
         self
     }
 
@@ -181,11 +189,11 @@ impl Site {
     pub fn write_config(&self) -> PathBuf {
         let folder = self.folder.path().display();
         let config = format!(
-            "listen = \"{}\"\nadmin = \"{}\"\n{}\n[log]\nformat = \"json\"\n\
+            "listen = \"{}\"\nadmin = \"{}\"\n{}\n[log]\nformat = \"json\"\n{}\n\
              [cache]\ndir = \"{folder}/cache\"\n{}\n\
              [limits]\n{}\n\
              [plugins]\ndir = \"{folder}/plugins.d\"\nstate_dir = \"{folder}/state\"\n{}\n{}",
-            self.listen, self.admin, self.top, self.cache, self.limits, self.plugins, self.registries,
+            self.listen, self.admin, self.top, self.log, self.cache, self.limits, self.plugins, self.registries,
         );
         let file = self.path("tidegate.toml");
         fs::write(&file, config).unwrap();

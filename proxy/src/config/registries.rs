@@ -202,6 +202,7 @@ impl Source<'_> {
         }
         let own = |address: IpAddr| address == listen.ip() || (listen.ip().is_unspecified() && address.is_loopback());
         let host = url.host_str().unwrap_or_default().trim_start_matches('[').trim_end_matches(']');
+        let host = if host == "localhost" { "127.0.0.1" } else { host };
         if url.port_or_known_default() == Some(listen.port()) && host.parse().is_ok_and(own) {
             return fail("is the address that Tidegate itself listens on: it would ask itself");
         }

@@ -13,6 +13,10 @@ use crate::oci::Registry;
 /// Longest time that a key may name; a longer one is a slip of the finger.
 const DURATION_MAX: Duration = Duration::from_hours(10 * 365 * 24);
 
+/// Largest size that a key may name; the reader of sizes takes whatever is too big for a number as the biggest one.
+/// Units: bytes.
+const SIZE_MAX: u64 = 1 << 60;
+
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{file}{}: {message}", line.map(|line| format!(":{line}")).unwrap_or_default())]
@@ -25,6 +29,12 @@ pub struct ConfigError {
 /// The number of the line that begins or goes on behind `before`.
 pub(super) fn lines_in(before: &[u8]) -> usize {
     before.split(|byte| *byte == b'\n').count()
+}
+
+/// A text that may quote what was typed, with every control character escaped: a file must not write to a terminal.
+fn printable(text: &str) -> String {
+    let escaped = |sign: char| if sign.is_control() { sign.escape_default().to_string() } else { sign.to_string() };
+    text.chars().map(escaped).collect()
 }
 
 /// The text of a file, to tell lines from.
@@ -44,7 +54,7 @@ impl Source<'_> {
     }
 
     pub fn error(&self, span: &Range<usize>, message: &str) -> ConfigError {
-        ConfigError { file: self.name.to_owned(), line: Some(self.line(span)), message: message.to_owned() }
+        ConfigError { file: self.name.to_owned(), line: Some(self.line(span)), message: printable(message) }
     }
 
     /// An error of the TOML reader. Its own rendering quotes the line, in which a secret may stand: only the key is named.
@@ -58,9 +68,10 @@ impl Source<'_> {
         }
         let message = match key {
             Some((key, _)) => format!("{}: {message}", key.trim()),
+            None if table.starts_with('[') && table.ends_with(']') => format!("{table}: {message}"),
             None => message,
         };
-        ConfigError { file: self.name.to_owned(), line, message }
+        ConfigError { file: self.name.to_owned(), line, message: printable(&message) }
     }
 
     pub fn address(&self, typed: Option<&Spanned<String>>, key: &str) -> Result<Option<SocketAddr>, ConfigError> {
@@ -95,10 +106,12 @@ impl Source<'_> {
 
     /// A number of bytes, such as `512MiB`.
     pub fn size(&self, typed: &Spanned<String>, key: &str) -> Result<u64, ConfigError> {
-        typed.get_ref().parse::<ByteSize>().map(|size| size.as_u64()).map_err(|err| {
-            let message = format!("{key}: `{}` is no size such as 512MiB or 100GB: {err}", typed.get_ref());
+        let fail = |reason: &str| {
+            let message = format!("{key}: `{}` is no size such as 512MiB or 100GB: {reason}", typed.get_ref());
             self.error(&typed.span(), &message)
-        })
+        };
+        let size = typed.get_ref().parse::<ByteSize>().map_err(|err| fail(&err))?.as_u64();
+        if size > SIZE_MAX { Err(fail("more than 1 EiB")) } else { Ok(size) }
     }
 
     pub fn absolute(&self, typed: Spanned<PathBuf>, key: &str) -> Result<PathBuf, ConfigError> {

@@ -83,6 +83,14 @@ pub fn parse(path: &str) -> Result<Endpoint, NoEndpoint> {
         [.., "tags", "list"] => ("tags", String::new(), words.len() - 2),
         [.., kind @ ("manifests" | "blobs" | "referrers"), last] => (*kind, (*last).to_owned(), words.len() - 2),
         words if words.iter().all(|word| is_component(word)) => return Err(NoEndpoint::NotFound),
+        // A colon has no place in a name behind its registry: what has one is meant as a digest, and has slashes in it.
+        words
+            if words
+                .windows(2)
+                .any(|pair| matches!(pair[0], "manifests" | "blobs" | "referrers") && pair[1].contains(':')) =>
+        {
+            return Err(NoEndpoint::Digest);
+        }
         _ => return Err(NoEndpoint::Name),
     };
     let kind = kind.to_owned();
@@ -166,6 +174,9 @@ mod tests {
         for digest in ["sha256:abc", "md5:00", &format!("sha256:{}", HEX.to_uppercase()), &format!("sha256:{HEX}%00")] {
             assert_eq!(parse(&format!("/v2/a/blobs/{digest}")), Err(NoEndpoint::Digest), "{digest}");
             assert_eq!(parse(&format!("/v2/a/manifests/{digest}")), Err(NoEndpoint::Digest), "{digest}");
+        }
+        for path in ["/v2/a/blobs/sha256:../..", "/v2/a/referrers/sha256:/x/../y"] {
+            assert_eq!(parse(path), Err(NoEndpoint::Digest), "{path}");
         }
         for tag in ["", ".x", "-x", "a%20b", &"a".repeat(129)] {
             assert_eq!(parse(&format!("/v2/a/manifests/{tag}")), Err(NoEndpoint::Tag), "{tag}");

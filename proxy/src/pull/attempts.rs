@@ -18,9 +18,10 @@ const EXTRA_MAX: u32 = 3;
 const WORTH_IT: u64 = 1 << 20;
 /// Longest wait that a plugin or a registry may ask for.
 const WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long to wait before a broken transfer is resumed at the same candidate, each time that it brought little: so a
-/// registry that is started anew is found again. Each is shortened by up to half, so that not all come at once.
-const RESUME_WAITS: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(4)];
+/// How long to wait before the last candidate is asked once more, each time that it brought little: so a registry that
+/// is started anew is found again. Each is shortened by up to half, so that not all come at once. The last is for blobs
+/// alone: a client that stays with the mirror that gave it the manifest fails on an error for one.
+const WAITS: [Duration; 3] = [Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(4)];
 /// How long to wait for a registry that has had enough, and does not say for how long.
 const BUSY_WAIT: Duration = Duration::from_secs(1);
 
@@ -75,6 +76,7 @@ pub(super) struct Attempts<'a> {
     remaining: VecDeque<Candidate>,
     failed: Vec<Attempt>,
     extra_left: u32,
+    waits: &'static [Duration],
     /// Bytes of a body have come: the client may have its headers, and nobody else can help it.
     begun: bool,
     deadline: Instant,
@@ -91,11 +93,17 @@ impl<'a> Attempts<'a> {
             remaining: routed.live().upstreams.order(routed.candidates().to_vec()).into(),
             failed: Vec::new(),
             extra_left: EXTRA_MAX,
+            waits: &WAITS[..2],
             begun: false,
             deadline: Instant::now() + routed.live().config.limits.upstream_attempts,
             has_stale,
             rate_limit: Vec::new(),
         }
+    }
+
+    /// The same for a blob.
+    pub fn of_blob(routed: &'a Routed) -> Self {
+        Self { waits: &WAITS, ..Self::new(routed, false) }
     }
 
     /// The first candidate; none where there is none at all.
@@ -211,30 +219,35 @@ impl<'a> Attempts<'a> {
         After::Try(candidate)
     }
 
-    /// When the last failure may have mended itself: a transfer that broke is resumed where it broke, and a registry
-    /// that asks for a short wait gets it, since clients would come again at once. None: trying again is of no use.
+    /// When the last failure may have mended itself: a transfer that broke is resumed where it broke, a registry that
+    /// is not there or in trouble may be so for a moment, and one that asks for a short wait gets it, since clients
+    /// would come again at once. None: trying again is of no use, or a copy serves meanwhile.
     fn mends_after(&self) -> Option<Duration> {
         let last = self.failed.last()?;
         match &last.failure {
             Failure::DigestMismatch => None,
-            Failure::Truncated => Some(self.resume_wait()),
+            Failure::Truncated => self.wait(),
             Failure::Status(429) if !self.has_stale => {
                 Some(last.retry_after.unwrap_or(BUSY_WAIT)).filter(|wait| *wait <= WAIT_MAX)
+            }
+            Failure::Connect(_) | Failure::Status(500 | 502..=504) if !self.has_stale => {
+                let wait = self.wait()?;
+                Some(last.retry_after.map_or(wait, |asked| asked.max(wait))).filter(|wait| *wait <= WAIT_MAX)
             }
             Failure::Connect(_)
             | Failure::Tls(_)
             | Failure::Timeout
             | Failure::Status(_)
             | Failure::Auth { .. }
-            | Failure::Other(_) => self.begun.then(|| self.resume_wait()),
+            | Failure::Other(_) => self.wait().filter(|_| self.begun),
         }
     }
 
-    fn resume_wait(&self) -> Duration {
+    fn wait(&self) -> Option<Duration> {
         let spent = usize::try_from(EXTRA_MAX - self.extra_left).expect("a few");
-        let wait = RESUME_WAITS[spent.min(RESUME_WAITS.len() - 1)];
+        let wait = self.waits.get(spent)?;
         let jitter = f64::from(u16::try_from(RandomState::new().hash_one(0) >> 48).expect("16 bits")) / 65_536.0;
-        wait.mul_f64(1.0 - jitter / 2.0)
+        Some(wait.mul_f64(1.0 - jitter / 2.0))
     }
 
     /// Whether a candidate may be asked beyond its turn: by this pull, and by all pulls of its registry together.

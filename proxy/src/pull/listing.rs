@@ -35,6 +35,9 @@ impl Routed {
     pub async fn listing(self: &Arc<Self>, resource: &str) -> Result<Answer, Error> {
         self.may_ask_upstream()?;
         let (query, what) = (self.caller().query.clone(), resource.to_owned());
+        if resource == "tags/list" && query.split('&').any(|pair| pair == "n=0") {
+            return Ok(no_tags(self.pull()));
+        }
         let work = move |routed: Arc<Self>| {
             let what = what.clone();
             async move { routed.ask_for_list(&what).await }
@@ -91,10 +94,30 @@ impl Routed {
     }
 }
 
+/// The answer to who asks for no tags: an empty list without a link. Some registries refuse to give it.
+///
+/// Source: OCI distribution specification, "Listing Tags".
+fn no_tags(pull: &Pull) -> Answer {
+    let list = format!("{{\"name\":\"{}\",\"tags\":[]}}", pull.place.repository);
+    Answer {
+        status: 200,
+        media_type: "application/json".to_owned(),
+        digest: None,
+        length: Some(list.len() as u64),
+        content_range: None,
+        headers: Vec::new(),
+        body: match pull.method {
+            Method::Get => Body::bytes(list),
+            Method::Head => Body::empty(),
+        },
+        source: Source::Upstream,
+    }
+}
+
 /// Makes the link to the next page point to where the client found this one; none where it is no such link.
 ///
 /// Source: OCI distribution specification, "Content Discovery"; RFC 8288, section 3.
-fn rewrite_link(link: &str, pull: &Pull, resource: &str) -> Option<String> {
+pub fn rewrite_link(link: &str, pull: &Pull, resource: &str) -> Option<String> {
     let (target, params) = link.strip_prefix('<')?.split_once('>')?;
     if !params.contains("rel=\"next\"") && !params.contains("rel=next") {
         return None;

@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use error::{Cause, Error};
+pub use listing::rewrite_link;
 
 use crate::body::Body;
 use crate::cache::{Cache, Link, Manifest};

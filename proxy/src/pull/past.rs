@@ -89,7 +89,7 @@ impl Routed {
     /// The first answer that promises a blob.
     async fn begin(&self, resource: &str) -> Result<Begun, Error> {
         let wanted = Wanted::whole(Method::Get, resource, "*/*");
-        let mut attempts = Attempts::new(self, false);
+        let mut attempts = Attempts::of_blob(self);
         let mut next = attempts.first();
         let mut ending = Ending::Exhausted;
         while let Some(candidate) = next.take() {
@@ -203,7 +203,7 @@ impl Past {
     ) -> Result<(), Short> {
         let routed = self.routed.clone();
         let resource = format!("blobs/{}", self.digest);
-        let mut attempts = Attempts::new(&routed, false);
+        let mut attempts = Attempts::of_blob(&routed);
         let mut next = attempts.first();
         while let Some(candidate) = next.take() {
             let until = self.end.filter(|_| self.hasher.is_none());

@@ -28,7 +28,7 @@ impl Routed {
     pub(super) async fn lead(self: &Arc<Self>, leader: Leader, tell: oneshot::Sender<Told>) {
         let digest = leader.digest();
         let resource = format!("blobs/{digest}");
-        let mut attempts = Attempts::new(self, false);
+        let mut attempts = Attempts::of_blob(self);
         let mut next = attempts.first();
         let mut ending = Ending::Exhausted;
         let mut transfer = Transfer::new(&leader, Orphan::new(self, leader.readers()), &self.core().stopping);

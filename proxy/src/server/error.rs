@@ -36,6 +36,7 @@ impl From<Unaddressed> for Told {
             Unaddressed::Path(NoEndpoint::Digest) => Self::new(400, Code::DigestInvalid, message),
             // The only failure that the specification has for a tag that is none (end-3).
             Unaddressed::Path(NoEndpoint::Tag) => Self::new(404, Code::ManifestUnknown, message),
+            Unaddressed::Page => Self::new(400, Code::Unsupported, message),
             Unaddressed::Path(NoEndpoint::NotFound) => Self::new(404, Code::Unsupported, message),
         }
     }

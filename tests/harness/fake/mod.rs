@@ -160,6 +160,12 @@ impl Fake {
         self.seen().iter().filter(|seen| seen.method == method && seen.path == path).count()
     }
 
+    /// Forgets all requests so far, and what it was to do with paths: for runs that last.
+    pub fn forget(&self) {
+        self.shared.seen.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.script().next.clear();
+    }
+
     /// Waits until a path was asked for so often, by whatever method.
     pub fn wait_count(&self, path: &str, times: usize) {
         let seen = self.shared.seen.0.lock().unwrap_or_else(PoisonError::into_inner);
