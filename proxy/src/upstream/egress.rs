@@ -9,8 +9,8 @@ use url::{Host, Url};
 
 use crate::config::{Egress, EgressProxy, Way};
 
-/// The environment's words for a proxy, as curl and Go read them.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+/// The environment's words for a proxy, as curl and Go read them. A password may stand in them: it has no Debug.
+#[derive(Clone, PartialEq, Eq, Default)]
 pub(super) struct Environment {
     http: String,
     https: String,
