@@ -95,17 +95,18 @@ pub fn query(data: &[u8]) {
     assert_harmless(&pull.place.registry.as_str().replace(':', ""));
     assert_printable(&pull.to_string());
     assert!(!rest.contains(|sign: char| !sign.is_ascii_graphic()), "{rest:?}");
-    // The registry is not told of it, and what it is told means the same.
+    // The registry is not told of `ns`, and with it the rest means the same.
     assert!(!rest.split('&').any(|pair| pair.starts_with("ns=")), "{rest:?}");
-    let again = match addressing::resolve(Method::Get, path, &rest, &pull.place.registry) {
-        Ok(Request::Pull(again, query)) => {
+    let again = match pull.addressing {
+        Addressing::Ns => format!("{rest}&ns={}", pull.place.registry),
+        Addressing::Path | Addressing::Default => rest.clone(),
+    };
+    match addressing::resolve(Method::Get, path, &again, &hub()) {
+        Ok(Request::Pull(same, query)) => {
             assert_eq!(query, rest, "{text:?}");
-            again
+            assert_eq!((same.place, same.content), (pull.place, pull.content), "{text:?}");
         }
         other => panic!("{text:?}: {other:?}"),
-    };
-    if pull.addressing != Addressing::Ns {
-        assert_eq!((again.place, again.content), (pull.place, pull.content), "{text:?}");
     }
 }
 
@@ -156,7 +157,7 @@ pub fn range(data: &[u8]) {
         Part::Range(start, end) => within(start, end),
         Part::Many(mut parts) => {
             assert!((2..=32).contains(&parts.len()), "{header:?}: {} parts", parts.len());
-            for (start, end) in parts {
+            for (start, end) in &parts {
                 within(*start, *end);
             }
             parts.sort_unstable();
@@ -203,7 +204,9 @@ pub fn manifest(data: &[u8]) {
     let content_type = types.cycle().nth(usize::from(*kind)).expect("it cycles");
     match manifest::parse_blobs(bytes, content_type) {
         Ok(blobs) => {
-            let value: serde_json::Value = serde_json::from_slice(bytes).expect("what is taken is JSON");
+            serde_json::from_slice::<serde::de::IgnoredAny>(bytes).expect("what is taken is JSON");
+            // A number that is too big for one, under a key that nobody reads, is still JSON.
+            let Ok(value) = serde_json::from_slice::<serde_json::Value>(bytes) else { return };
             let layers = value["layers"].as_array().map_or(0, Vec::len) + usize::from(value["config"].is_object());
             assert_eq!(blobs.len(), layers);
             assert!(layers == 0 || !value["manifests"].is_array(), "both an image and an index");
@@ -251,6 +254,10 @@ pub fn image(data: &[u8]) {
         Ok(pull) => {
             let full = pull.to_string();
             assert_printable(&full);
+            // Docker Hub's `library/` may make the longest name too long to be typed; the registry refuses it then.
+            if pull.place.repository.as_str().len() > 255 {
+                return;
+            }
             let again = server::parse_image(&full, &hub()).map(|again| again.to_string());
             assert_eq!(again.as_ref(), Ok(&full), "{text:?}");
         }
