@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::blocking;
 use super::follow::Follower;
-use super::store::{Staged, Store};
+use super::store::{Link, Staged, Store};
 use crate::oci::digest::Hasher;
 use crate::oci::{Attempt, Digest, Place};
 
@@ -241,9 +241,10 @@ impl Leader {
         Ok(Writer { chunks, task, length, size })
     }
 
-    /// Makes the content visible under its digest, when it is right. On a mismatch the readers stay, and another
-    /// `start` may bring the right bytes to those who have read none.
-    pub async fn finish(&self, writer: Writer) -> Result<(), FillError> {
+    /// Makes the content visible under its digest, when it is right, and keeps that `place` holds it: before, so that
+    /// nobody finds it without. On a mismatch the readers stay, and another `start` may bring the right bytes to those
+    /// who have read none. Gives the size.
+    pub async fn finish(&self, writer: Writer, place: &Place, media_type: String) -> Result<u64, FillError> {
         let Written { staged, hasher, length } = writer.end().await?;
         if hasher.finish() != self.digest {
             return Err(FillError::Mismatch);
@@ -254,8 +255,14 @@ impl Leader {
             progress.available = length;
             progress.state = State::Done;
         });
-        blocking(move || store.commit(staged, &digest)).await?;
-        Ok(())
+        let (place, link) = (place.clone(), Link { media_type, size: length });
+        blocking(move || {
+            let linked = store.put_link(&place, &digest, &link);
+            store.commit(staged, &digest)?;
+            linked
+        })
+        .await?;
+        Ok(length)
     }
 
     /// Ends the fill without the blob; readers end short, and those who wait for its head are told.
@@ -391,12 +398,15 @@ mod tests {
     use crate::config::Cache as Config;
     use crate::oci::{Registry, Repository};
 
-    fn head(size: Option<u64>) -> Head {
-        let place = Place {
+    fn place() -> Place {
+        Place {
             registry: Registry::parse("docker.io").expect("a registry"),
             repository: Repository::parse("library/a").expect("a repository"),
-        };
-        Head { place, size, media_type: String::new(), took: Duration::ZERO }
+        }
+    }
+
+    fn head(size: Option<u64>) -> Head {
+        Head { place: place(), size, media_type: String::new(), took: Duration::ZERO }
     }
 
     fn store() -> (tempfile::TempDir, Arc<Store>) {
@@ -415,11 +425,11 @@ mod tests {
         let mut writer = leader.start(head(Some(5)), 0).await.expect("a writer");
         writer.write(Bytes::from_static(b"wrong")).await.expect("taken");
         let early = tokio::spawn(collect(other.read(0, Some(5))));
-        assert!(matches!(leader.finish(writer).await, Err(FillError::Mismatch)));
+        assert!(matches!(leader.finish(writer, &place(), String::new()).await, Err(FillError::Mismatch)));
         // A reader that has begun with the wrong bytes ends short; one that begins later gets the right ones.
         let mut writer = leader.start(head(Some(5)), 0).await.expect("a writer");
         writer.write(Bytes::from_static(b"right")).await.expect("taken");
-        leader.finish(writer).await.expect("right");
+        leader.finish(writer, &place(), String::new()).await.expect("right");
         drop(leader);
         assert_eq!(collect(follower.read(0, Some(5))).await, (b"right".to_vec(), true));
         let (read, whole) = early.await.expect("no panic");
@@ -459,7 +469,7 @@ mod tests {
         assert_eq!(leader.kept(), 10);
         let mut writer = leader.start(head(Some(17)), 10).await.expect("a writer");
         writer.write(Bytes::from_static(b"and end")).await.expect("taken");
-        leader.finish(writer).await.expect("right");
+        leader.finish(writer, &place(), String::new()).await.expect("right");
         assert_eq!(collect(follower.read(0, Some(17))).await, (b"beginning and end".to_vec(), true));
     }
 }

@@ -14,7 +14,7 @@ use super::blob::{Told, media_type};
 use super::error::Error;
 use super::past::Begun;
 use super::routed::Routed;
-use crate::cache::{FillEnd, FillError, Head, Leader, Link, Writer};
+use crate::cache::{FillEnd, FillError, Head, Leader, Writer};
 use crate::metrics::{BrokenBody, Outcome};
 use crate::oci::{Candidate, Failure, Method};
 use crate::upstream;
@@ -41,9 +41,7 @@ impl Routed {
             let (failure, retry_after) = match tried.result {
                 Err(refused) => (refused.failure, refused.retry_after),
                 Ok(answer) => match transfer.take(&candidate, answer, started.elapsed()).await {
-                    Ok(link) => {
-                        let size = link.size;
-                        self.core().cache.put_link(&candidate.place, digest, link).await;
+                    Ok(size) => {
                         self.count("ok");
                         tracing::debug!(%digest, size_bytes = size, place = %candidate.place, "blob cached");
                         return;
@@ -162,8 +160,8 @@ impl<'a> Transfer<'a> {
         self.leader.forget_kept();
     }
 
-    /// Takes all that an answer brings, and finishes the fill when it was the last.
-    async fn take(&mut self, candidate: &Candidate, answer: upstream::Answer, took: Duration) -> Result<Link, Broken> {
+    /// Takes all that an answer brings, and finishes the fill when it was the last. Gives the size.
+    async fn take(&mut self, candidate: &Candidate, answer: upstream::Answer, took: Duration) -> Result<u64, Broken> {
         self.brought = 0;
         let from = self.written();
         let (mut skip, size) = resumes_at(&answer, from).map_err(Broken::Upstream)?;
@@ -210,13 +208,8 @@ impl<'a> Transfer<'a> {
             return Err(Broken::Upstream(Failure::Truncated));
         }
         let Some(writer) = self.writer.take() else { return Err(Broken::Upstream(Failure::Truncated)) };
-        match self.leader.finish(writer).await {
-            Ok(()) => {}
-            Err(FillError::Mismatch) => return Err(Broken::Upstream(Failure::DigestMismatch)),
-            Err(err) => return Err(disk(err)),
-        }
         let media_type = self.head.as_ref().map(|head| head.media_type.clone()).unwrap_or_default();
-        Ok(Link { media_type, size: written })
+        self.leader.finish(writer, &candidate.place, media_type).await.map_err(disk)
     }
 }
 

@@ -2,12 +2,16 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::{Client, digest, output};
 use crate::HANG;
 use crate::process::{Process, offline};
+
+/// How long the log of a failed pull is waited for.
+const SOON: Duration = Duration::from_secs(5);
 
 /// A daemon of its own, which starts a containerd of its own.
 #[derive(Debug)]
@@ -53,7 +57,12 @@ impl Client for Docker {
     }
 
     fn pull(&self, image: &str) -> Result<String, String> {
-        self.docker(&["pull", image]).map_err(|text| format!("{text}\n{}", self.log()))?;
+        let before = self.daemon.err.count();
+        self.docker(&["pull", image]).map_err(|text| {
+            // The daemon's word on the mirror is in its log, and comes to us by another way than its answer.
+            let _ = self.daemon.err.wait(before, SOON, |line| line.contains("level=").then_some(()));
+            format!("{text}\n{}", self.log())
+        })?;
         digest(&self.docker(&["image", "inspect", "--format", "{{index .RepoDigests 0}}", image])?)
     }
 
