@@ -39,6 +39,8 @@ lint:
 
 faults: build
 	TIDEGATE_BIN='$(CURDIR)/target/release/tidegate' cargo run --release --locked -p tidegate-tests --bin faults -- $(RUNS)
+	TIDEGATE_FAULTS=long TIDEGATE_BIN='$(CURDIR)/target/release/tidegate' \
+	    cargo test --release --locked -p tidegate-tests --test e2e -- d3_kills_during --nocapture
 
 # Instruments need a compiler that is told to have them; sanitizers find nothing in a program without unsafe code of its own.
 fuzz:
