@@ -89,20 +89,26 @@ fn t1_a_clock_that_jumps_makes_no_tag_unusable() {
     let site = Site::of(&fake.url());
     let proxy = site.start();
     assert_caches(&proxy, &image);
-    // Asked an hour from now, as after a clock that went back: it is new, and of no negative age.
+    // Asked an hour from now, as after a clock that went back: nobody knows its age, so that its registry is asked.
     for path in entries(&site) {
         let text = fs::read_to_string(&path).unwrap();
         let mut entry: serde_json::Value = serde_json::from_str(&text).unwrap();
         entry["checked_at_secs"] = (entry["checked_at_secs"].as_u64().unwrap() + 3600).into();
         fs::write(path, entry.to_string()).unwrap();
     }
+    fake.stop();
     assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    fake.restart();
+    for _ in 0..3 {
+        assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    }
+    assert_eq!((fake.count("GET", APP), fake.count("HEAD", APP)), (1, 1));
     // As after a clock that went on by a year: it is asked for again once, and found to hold.
     age(&site, 365 * 24 * 3600);
     for _ in 0..3 {
         assert_whole(&proxy.get(APP).fetch(), &image.digest());
     }
-    assert_eq!((fake.count("GET", APP), fake.count("HEAD", APP)), (1, 1));
+    assert_eq!((fake.count("GET", APP), fake.count("HEAD", APP)), (1, 2));
 }
 
 #[test]

@@ -97,8 +97,8 @@ pub struct Manifest {
 pub struct Tagged {
     /// The manifest.
     pub manifest: Manifest,
-    /// How long ago the registry was asked.
-    pub age: Duration,
+    /// How long ago the registry was asked; none where nobody knows.
+    pub age: Option<Duration>,
 }
 
 /// A blob that is cached, open. As long as its file is, it is not dropped to make room.

@@ -82,11 +82,16 @@ impl TagEntry {
         Self { digest, checked_at_secs: now_secs() }
     }
 
-    /// How long ago its registry was asked. A clock that went back makes an entry new, never of negative age.
-    pub fn age(&self) -> Duration {
-        Duration::from_secs(now_secs().saturating_sub(self.checked_at_secs))
+    /// How long ago its registry was asked; none where that would be in the future, after a clock that was wrong.
+    pub fn age(&self) -> Option<Duration> {
+        let now = now_secs();
+        let since = now.checked_sub(self.checked_at_secs).or((self.checked_at_secs - now <= SKEW_SECS).then_some(0));
+        since.map(Duration::from_secs)
     }
 }
+
+/// How far two looks at the clock may lie apart the wrong way, as after it was set. Units: seconds.
+const SKEW_SECS: u64 = 60;
 
 pub(super) fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())

@@ -85,7 +85,7 @@ impl Survey {
             store.each_tag(place, &mut |tag, entry, _| {
                 if seen.insert((tag.clone(), entry.digest)) {
                     store.reach(place, entry.digest, &mut reached);
-                    images.push((Some(tag), entry.digest, Some(entry.age())));
+                    images.push((Some(tag), entry.digest, entry.age()));
                 }
                 Flow::Continue(())
             })?;

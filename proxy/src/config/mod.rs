@@ -214,6 +214,11 @@ impl Config {
         ConfigError { file: self.source.clone(), line, message: format!("{key}: {reason}") }
     }
 
+    /// The name of a registry as a label of metrics: the public ones that clients may name at will are one.
+    pub fn label<'a>(&self, registry: &'a Registry) -> &'a str {
+        if self.registries.contains_key(registry) || known::is_known(registry) { registry.as_str() } else { "other" }
+    }
+
     /// How a registry is reached; none where the operator would have to say so first.
     pub fn reach(&self, registry: &Registry) -> Option<Arc<Reach>> {
         if let Some(reach) = self.registries.get(registry) {

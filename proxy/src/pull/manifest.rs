@@ -113,7 +113,7 @@ impl Routed {
         for place in self.places() {
             let most = self.live().config.tag_times(&place.registry).max_stale;
             if let Some(tagged) = self.core().cache.tag(place, tag, negotiated).await
-                && most.is_none_or(|most| tagged.age <= most)
+                && most.is_none_or(|most| tagged.age.is_none_or(|age| age <= most))
             {
                 kept.push((place.clone(), tagged));
             }

@@ -300,10 +300,10 @@ impl Routing {
             match &self.pull.content {
                 Content::Manifest(Reference::Tag(tag)) => match cache.tag(place, tag, self.negotiated).await {
                     Some(tagged) if is_fresh(&self.live, place, tagged.age) => {
-                        return Cached::Fresh { digest: tagged.manifest.digest, age: Some(tagged.age) };
+                        return Cached::Fresh { digest: tagged.manifest.digest, age: tagged.age };
                     }
                     Some(tagged) if stale == Cached::Absent => {
-                        stale = Cached::Stale { digest: tagged.manifest.digest, age: tagged.age };
+                        stale = Cached::Stale { digest: tagged.manifest.digest, age: tagged.age.unwrap_or_default() };
                     }
                     _ => {}
                 },
@@ -324,6 +324,6 @@ impl Routing {
     }
 }
 
-fn is_fresh(live: &Live, place: &Place, age: Duration) -> bool {
-    age < live.config.tag_times(&place.registry).ttl
+fn is_fresh(live: &Live, place: &Place, age: Option<Duration>) -> bool {
+    age.is_some_and(|age| age < live.config.tag_times(&place.registry).ttl)
 }

@@ -47,8 +47,10 @@ impl Routed {
                         return;
                     }
                     Err(Broken::Upstream(failure)) => {
-                        let labels =
-                            BrokenBody { registry: candidate.place.registry.to_string(), failure: failure.kind() };
+                        let labels = BrokenBody {
+                            registry: self.live().config.label(&candidate.place.registry).to_owned(),
+                            failure: failure.kind(),
+                        };
                         self.core().metrics.broken_bodies.get_or_create(&labels).inc();
                         (failure, None)
                     }

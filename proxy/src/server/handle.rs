@@ -1,6 +1,6 @@
 //! One request: from HTTP to a pull, and from its answer back to HTTP.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use http_body::Body;
@@ -131,9 +131,20 @@ fn names_one_host<B>(request: &Request<B>) -> bool {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, more) = (hosts.next(), hosts.next().is_some());
     let named = request.version() != Version::HTTP_11 || first.is_some();
-    let is_host =
-        |host: &HeaderValue| Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains(['@', '%']));
     named && !more && first.is_none_or(is_host)
+}
+
+/// A name or an address, and a port where there is one.
+fn is_host(host: &HeaderValue) -> bool {
+    let Ok(host) = Authority::try_from(host.as_bytes()) else { return false };
+    let name = host.host();
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let is_name = match address {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)),
+    };
+    // Behind the name stands a port or nothing.
+    is_name && (host.as_str().len() == name.len() || host.port_u16().is_some())
 }
 
 fn base() -> Response<Sent> {

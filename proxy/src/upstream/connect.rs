@@ -325,6 +325,14 @@ fn failure(err: &hyper_util::client::legacy::Error) -> Failure {
         if io.is_some_and(|err| err.kind() == io::ErrorKind::TimedOut) {
             return Failure::Timeout;
         }
+        let gone = |err: &io::Error| {
+            use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+            matches!(err.kind(), BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+        };
+        let cut = |err: &hyper::Error| err.is_incomplete_message();
+        if !err.is_connect() && (io.is_some_and(gone) || cause.downcast_ref().is_some_and(cut)) {
+            return Failure::Connect("it was closed before an answer".to_owned());
+        }
         source = cause.source();
     }
     let text = root(err).to_string();

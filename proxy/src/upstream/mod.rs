@@ -145,12 +145,15 @@ impl Upstreams {
                 failure.kind()
             }
         };
-        let labels = AttemptLabels { registry: registry.to_string(), outcome };
+        let labels = AttemptLabels { registry: self.config.label(registry).to_owned(), outcome };
         self.metrics.attempts.get_or_create_owned(&labels).inc();
         let answer = fetched?;
         let source = Source {
             registry: registry.clone(),
-            received: self.metrics.received_bytes.get_or_create_owned(&Upstream { registry: registry.to_string() }),
+            received: self
+                .metrics
+                .received_bytes
+                .get_or_create_owned(&Upstream { registry: self.config.label(registry).to_owned() }),
             health: self.health.clone(),
             idle: limits.upstream_idle,
             min_rate: limits.upstream_min_rate,
