@@ -10,6 +10,7 @@ mod serve;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -46,6 +47,10 @@ enum Verb {
     CompilePlugin,
 }
 
+/// How long a thread for what blocks stays idle: each holds memory, and looks at folders every 2 s would keep all of
+/// those alive that a crowd once needed.
+const BLOCKING_IDLE: Duration = Duration::from_secs(1);
+
 /// What the operator must mend before anything runs: exit code 2.
 const EXIT_BAD_INPUT: u8 = 2;
 
@@ -68,7 +73,11 @@ pub fn run() -> ExitCode {
         Ok(config) => Arc::new(config),
         Err(err) => return refuse(&err),
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("tidegate").build();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_keep_alive(BLOCKING_IDLE)
+        .thread_name("tidegate")
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(err) => {

@@ -98,11 +98,12 @@ where
         counted.count();
         let busy = place.begin();
         let response = handle(peer, request);
-        async move {
+        // Boxed, so that a connection holds the room of a request only until its answer begins.
+        Box::pin(async move {
             let (head, body) = response.await.into_parts();
             let promised = head.headers.contains_key(CONTENT_LENGTH);
             Ok::<_, Infallible>(Response::from_parts(head, Sending::new(body, busy, promised)))
-        }
+        })
     });
     let stream = Patient::new(carrier, prefix, terms.limits.write_stall, terms.drain.clone());
     let ended = match speaks {
@@ -114,7 +115,7 @@ where
                 .max_headers(HEADERS_MAX)
                 .half_close(true)
                 .serve_connection(TokioIo::new(stream), service);
-            run(connection, &terms, http1::Connection::graceful_shutdown, None).await
+            Box::pin(run(connection, &terms, http1::Connection::graceful_shutdown, None)).await
         }
         Speaks::Http2 => {
             let streams =
@@ -133,7 +134,7 @@ where
                 .serve_connection(TokioIo::new(stream.for_http2(requests)), service);
             // In HTTP/1.1 the time for the head of the next request bounds it.
             let idle = Some(terms.limits.write_stall);
-            run(connection, &terms, http2::Connection::graceful_shutdown, idle).await
+            Box::pin(run(connection, &terms, http2::Connection::graceful_shutdown, idle)).await
         }
     };
     if let Err(err) = ended {
