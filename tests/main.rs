@@ -22,6 +22,7 @@ mod reload;
 mod serving;
 mod streaming;
 mod tags;
+mod traces;
 mod transfers;
 mod upstream_faults;
 mod upstreams;

@@ -51,7 +51,7 @@ pub struct Upstream {
 /// The label of how something ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
-    /// `ok`, `failed`, `orphaned`.
+    /// `ok`, `failed`, `orphaned`; of a span `delivered`, `dropped`, `failed`.
     pub outcome: &'static str,
 }
 
@@ -134,6 +134,8 @@ pub struct Metrics {
     pub connections: Family<Listener, Gauge>,
     /// Panics.
     pub panics: Counter,
+    /// Spans of traces that ended.
+    pub trace_spans: Family<Outcome, Counter>,
     /// Versions of the configuration that were read while running.
     pub config_loads: Family<Outcome, Counter>,
     /// The configuration in effect: counts up at each that takes effect.
@@ -291,6 +293,11 @@ impl Metrics {
             self.first_byte_seconds.0.clone(),
         );
         registry.register("connections", "Connections that are open", self.connections.clone());
+        registry.register(
+            "trace_spans",
+            "Spans of traces: delivered, dropped from a full queue, or not taken by the collector",
+            self.trace_spans.clone(),
+        );
         registry.register("panics", "Panics: faults of this program", self.panics.clone());
         registry.register(
             "config_loads",

@@ -144,6 +144,9 @@ pub fn offline(command: &mut Command) -> &mut Command {
         // Nothing listens on the discard port.
         command.env(name, "http://127.0.0.1:9");
     }
+    for name in ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] {
+        command.env_remove(name);
+    }
     command.env("NO_PROXY", "127.0.0.0/8").env("no_proxy", "127.0.0.0/8")
 }
 

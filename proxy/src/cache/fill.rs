@@ -18,6 +18,7 @@ use super::follow::Follower;
 use super::store::{Link, Staged, Store};
 use crate::oci::digest::Hasher;
 use crate::oci::{Attempt, Digest, Place};
+use crate::trace;
 
 /// Chunks that may wait between the network and the disk; with hyper's chunks of at most 64 KiB about 1 MiB a fill.
 const QUEUE: usize = 16;
@@ -37,6 +38,8 @@ pub struct Head {
     pub media_type: String,
     /// How long the registry took to answer.
     pub took: Duration,
+    /// The span of the fill.
+    pub span: trace::Link,
 }
 
 /// How a fill ended that did not bring the blob.
@@ -406,7 +409,7 @@ mod tests {
     }
 
     fn head(size: Option<u64>) -> Head {
-        Head { place: place(), size, media_type: String::new(), took: Duration::ZERO }
+        Head { place: place(), size, media_type: String::new(), took: Duration::ZERO, span: trace::Link::default() }
     }
 
     fn store() -> (tempfile::TempDir, Arc<Store>) {

@@ -31,6 +31,8 @@ pub(super) struct File {
     pub registries: BTreeMap<Spanned<String>, Registry>,
     #[serde(default)]
     pub log: Log,
+    #[serde(default)]
+    pub traces: Traces,
 }
 
 /// `[tls]`
@@ -136,6 +138,14 @@ pub(super) struct Egress {
     pub proxy: Option<Spanned<String>>,
     pub proxy_password_file: Option<Spanned<PathBuf>>,
     pub no_proxy: Option<Vec<Spanned<String>>>,
+}
+
+/// `[traces]`
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Traces {
+    pub endpoint: Option<Spanned<String>>,
+    pub ratio: Option<Spanned<f64>>,
 }
 
 /// `[log]`

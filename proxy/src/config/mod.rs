@@ -12,6 +12,7 @@ mod plugins;
 mod registries;
 mod source;
 mod tls;
+mod traces;
 mod trust;
 mod watch;
 
@@ -29,6 +30,7 @@ pub use plugins::Plugins;
 pub use registries::{Reach, is_public};
 pub use source::ConfigError;
 pub use tls::Tls;
+pub use traces::Traces;
 pub use trust::{ClientPair, Trust, read_certificates, read_key};
 pub use watch::{Read, Watch};
 
@@ -69,6 +71,8 @@ pub struct Config {
     pub limits: Limits,
     /// The log.
     pub log: Log,
+    /// The traces.
+    pub traces: Traces,
     /// The file that it was read from, or that there was none.
     pub source: String,
     /// In which lines of it `listen` and `admin` stand.
@@ -130,6 +134,7 @@ impl Config {
         let cache = source.cache(file.cache)?;
         let plugins = source.plugins(file.plugins, &cache.dir)?;
         let limits = source.limits(&file.limits)?;
+        let traces = source.traces(&file.traces)?;
         let docker_config = file.docker_config.map(|file| source.docker_config(file, "docker_config")).transpose()?;
         let certs_dirs = source.certs_dirs(file.certs_dirs)?;
         let egress = source.egress(file.egress)?;
@@ -160,6 +165,7 @@ impl Config {
             plugins,
             limits,
             log: file.log,
+            traces,
             source: name.to_owned(),
             lines: [&file.listen, &file.admin].map(|typed| typed.as_ref().map(|typed| source.line(&typed.span()))),
             file: None,
@@ -195,6 +201,8 @@ impl Config {
         keep(&mut changed, "plugins.dir", &mut self.plugins.dir, &before.plugins.dir);
         keep(&mut changed, "plugins.state_dir", &mut self.plugins.state_dir, &before.plugins.state_dir);
         keep(&mut changed, "plugins.on_load_error", &mut self.plugins.on_load_error, &before.plugins.on_load_error);
+        keep(&mut changed, "traces.endpoint", &mut self.traces.endpoint, &before.traces.endpoint);
+        keep(&mut changed, "traces.ratio", &mut self.traces.ratio, &before.traces.ratio);
         changed
     }
 
@@ -315,6 +323,14 @@ mod tests {
             ("[registries.\"h.lan\"]\nredirect_hosts = [\"*.\"]", 2, "redirect_hosts"),
             ("[registries.\"h.lan\"]\nredirect_hosts = [\"*\"]", 2, "redirect_hosts"),
             ("[limits]\nupstream_ailing = \"0s\"", 2, "limits.upstream_ailing"),
+            ("[traces]\nendpoint = \"collector:4318\"", 2, "traces.endpoint"),
+            ("[traces]\nendpoint = \"grpc://collector:4317\"", 2, "traces.endpoint"),
+            ("[traces]\nendpoint = \"http://u:hunter2@collector\"", 2, "OTEL_EXPORTER_OTLP_HEADERS"),
+            ("[traces]\nendpoint = \"http://collector/?key=hunter2\"", 2, "traces.endpoint"),
+            ("[traces]\nratio = 1.5", 2, "traces.ratio"),
+            ("[traces]\nratio = nan", 2, "traces.ratio"),
+            ("[traces]\nratio = \"all\"", 2, "ratio"),
+            ("[traces]\nendpont = \"http://c\"", 2, "endpont"),
         ] {
             let message = refusal(text);
             assert!(message.starts_with(&format!("tidegate.toml:{line}: ")), "{text}: {message}");

@@ -17,6 +17,7 @@ use super::guest::{Guest, Shared};
 use super::settings::Settings;
 use super::state::States;
 use crate::metrics::{Metrics, PluginCall};
+use crate::trace;
 
 /// Bytes of strings and lists that may cross between host and guest in one call.
 const CROSSING_MAX: usize = 1 << 20;
@@ -185,8 +186,15 @@ impl Plugin {
     /// Calls a hook.
     pub(super) async fn call(&self, hook: &Hook<'_>, question: &Question) -> Result<Answer, CallError> {
         let started = Instant::now();
-        let answer = self.call_within(hook, Some(question), self.settings.deadline).await;
+        let span = trace::child(trace::Kind::Internal, || format!("plugin {} {}", self.version.name, hook.name()));
+        let answer = span.within(self.call_within(hook, Some(question), self.settings.deadline)).await;
         let outcome = answer.as_ref().map_or_else(CallError::kind, |_| "ok");
+        span.text("tidegate.plugin", &self.version.name);
+        span.word("tidegate.hook", hook.name());
+        span.word("tidegate.outcome", outcome);
+        if let Err(err) = &answer {
+            span.fail(err);
+        }
         let labels = PluginCall { plugin: self.version.name.clone(), hook: hook.name(), outcome };
         self.metrics.plugin_calls.get_or_create(&labels).inc();
         self.metrics.plugin_seconds.get_or_create(&labels).inc_by(started.elapsed().as_secs_f64());

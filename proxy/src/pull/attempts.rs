@@ -10,6 +10,7 @@ use futures_util::future::{Either, select};
 use super::routed::Routed;
 use crate::oci::{Attempt, Candidate, Denial, Failure, Method, Place};
 use crate::plugin::Step;
+use crate::trace;
 use crate::upstream::{Answer, Ask, Refused};
 
 /// Attempts beyond one at each candidate: waits that a plugin asks for, diversions, resumptions that brought little.
@@ -272,6 +273,7 @@ impl<'a> Attempts<'a> {
         let request = self.routed.question().facts.id.as_str();
         let (pull, reason) = (self.routed.question().pull.to_string(), failure.to_string());
         let elapsed_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        trace::scope().event("upstream attempt failed", "tidegate.reason", format_args!("{registry}: {failure}"));
         // That a mirror does not have something is no fault.
         if failure == Failure::Status(404) {
             tracing::info!(request, %registry, %repository, pull, reason, elapsed_ms, "upstream attempt failed");

@@ -14,6 +14,7 @@ use super::{Answer, Source};
 use crate::body::{Body, Chunks, Multipart, Part, parse_range};
 use crate::cache::{FillEnd, Link, Role};
 use crate::oci::{Attempt, Digest, Failure, Method, Place};
+use crate::trace;
 use crate::upstream;
 
 /// Times that a request joins a fill which then ends by another's policy, before it gives up.
@@ -51,7 +52,10 @@ impl Routed {
                     }
                     let (tell, told) = oneshot::channel();
                     let leading = self.clone();
-                    self.core().fills.spawn(async move { Box::pin(leading.lead(*leader, tell)).await });
+                    let span = self.scope().child(trace::Kind::Internal, || "fill".to_owned());
+                    self.core().fills.spawn(async move {
+                        span.within(Box::pin(leading.lead(*leader, tell))).await;
+                    });
                     (follower, Some(told))
                 }
                 Role::Follower(follower) => {
@@ -63,6 +67,9 @@ impl Routed {
                 (Ok(head), leads) => {
                     if leads.is_none() && !self.is_known_to_hold(&head.place, digest).await {
                         self.prove(digest).await?;
+                    }
+                    if leads.is_none() {
+                        self.scope().point_at(&head.span);
                     }
                     let (routed, size) = (self.clone(), head.size);
                     let media_type = head.media_type.clone();

@@ -94,6 +94,7 @@ impl Routed {
                 Err(takeoff) => return self.fly(takeoff, work(self.clone())).await,
                 Ok(mut seat) => {
                     self.core().metrics.coalesced.inc();
+                    self.scope().event("waits for another's question", "tidegate.resource", resource);
                     let shared = seat.wait_for(Option::is_some).await.ok().and_then(|shared| shared.clone());
                     match shared {
                         Some(Shared::Found(place, found)) if self.places().contains(&place) => {
@@ -119,6 +120,7 @@ impl Routed {
     {
         let (tell, told) = oneshot::channel();
         let stopping = self.core().stopping.clone();
+        let work = self.scope().within(work);
         self.core().fills.spawn(async move {
             let Some(result) = stopping.run_until_cancelled(work).await else { return };
             let shared = match &result {

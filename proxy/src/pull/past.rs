@@ -144,13 +144,13 @@ impl Past {
     fn chunks(self, begun: Option<Begun>, before: Option<Arc<File>>) -> Chunks {
         let (sender, receiver) = mpsc::channel(QUEUE);
         let core = self.routed.clone();
-        let stopping = core.core().stopping.clone();
+        let (stopping, scope) = (core.core().stopping.clone(), core.scope().clone());
         core.core().fills.spawn(async move {
             let gone = sender.clone();
             tokio::select! {
                 () = gone.closed() => {}
                 () = stopping.cancelled() => {}
-                () = Box::pin(self.run(begun, before, &sender)) => {}
+                () = scope.within(Box::pin(self.run(begun, before, &sender))) => {}
             }
         });
         Box::pin(unfold(receiver, |mut receiver| async move {

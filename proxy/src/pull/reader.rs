@@ -126,7 +126,8 @@ async fn open_side(routed: &Arc<Routed>, digest: Digest, head: &Head, reading: &
     };
     let (resource, at) = (format!("blobs/{digest}"), reading.at());
     let wanted = Wanted { from: at, until: end, ..Wanted::whole(Method::Get, &resource, "*/*") };
-    match fetch_once(routed, candidate.clone(), wanted).await.result {
+    // A client's body is asked for outside of what was done for its head.
+    match routed.scope().within(fetch_once(routed, candidate.clone(), wanted)).await.result {
         Ok(answer) if answer.part() == Some((at, head.size)) => {
             routed.core().metrics.side_ranges.inc();
             Beside::Side { stream: answer.stream(), _permit: permit }

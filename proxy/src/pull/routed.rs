@@ -7,6 +7,7 @@ use super::error::{Cause, Error};
 use super::{Caller, Core, Live};
 use crate::oci::{Candidate, Place, Pull};
 use crate::plugin::{PluginSet, Question};
+use crate::trace::{self, Scope};
 
 /// What every step behind admission and routing works with.
 pub(super) struct Routed {
@@ -18,6 +19,7 @@ pub(super) struct Routed {
     candidates: Vec<Candidate>,
     places: Vec<Place>,
     admitted: Admitted,
+    scope: Scope,
 }
 
 impl Routed {
@@ -53,7 +55,7 @@ impl Routed {
         if nowhere {
             places.push(pull.place.clone());
         }
-        Ok(Self { core, live, set, question, caller, candidates, places, admitted })
+        Ok(Self { core, live, set, question, caller, candidates, places, admitted, scope: trace::scope() })
     }
 
     pub fn core(&self) -> &Core {
@@ -84,6 +86,11 @@ impl Routed {
 
     pub fn caller(&self) -> &Caller {
         &self.caller
+    }
+
+    /// The span of the request: work that goes on elsewhere is done within it.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
     }
 
     /// Where it may come from, in order.

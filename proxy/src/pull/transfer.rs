@@ -17,6 +17,7 @@ use super::routed::Routed;
 use crate::cache::{FillEnd, FillError, Head, Leader, Writer};
 use crate::metrics::{BrokenBody, Outcome};
 use crate::oci::{Candidate, Failure, Method};
+use crate::trace;
 use crate::upstream;
 
 /// A blob up to this size is always brought to its end. Units: bytes.
@@ -112,6 +113,7 @@ impl Routed {
     }
 
     fn count(&self, outcome: &'static str) {
+        trace::scope().word("tidegate.outcome", outcome);
         self.core().metrics.fills.get_or_create(&Outcome { outcome }).inc();
     }
 }
@@ -168,7 +170,13 @@ impl<'a> Transfer<'a> {
         let from = self.written();
         let (mut skip, size) = resumes_at(&answer, from).map_err(Broken::Upstream)?;
         if self.writer.is_none() {
-            let head = Head { place: candidate.place.clone(), size, media_type: media_type(&answer), took };
+            let head = Head {
+                place: candidate.place.clone(),
+                size,
+                media_type: media_type(&answer),
+                took,
+                span: trace::scope().link(),
+            };
             self.head = Some(head.clone());
             match self.leader.start(head, from).await {
                 Ok(writer) => self.writer = Some(writer),

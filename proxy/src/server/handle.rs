@@ -20,11 +20,13 @@ use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Code, Content, Digest, Method, Pull};
 use crate::plugin::Facts;
 use crate::pull::{self, Answer, Caller, Core, Live};
+use crate::trace::Traces;
 use crate::upstream::Via;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest path and query together: a name has 255 bytes, a digest 135. Units: bytes.
 const TARGET_MAX: usize = 8 << 10;
@@ -32,9 +34,14 @@ const TARGET_MAX: usize = 8 << 10;
 const ACCEPT_MAX: usize = 64;
 
 /// Answers a request of a client, also where answering it panics.
-pub(super) async fn guarded<B: Body>(core: Arc<Core>, peer: SocketAddr, request: Request<B>) -> Response<Watched> {
+pub(super) async fn guarded<B: Body>(
+    core: Arc<Core>,
+    traces: Traces,
+    peer: SocketAddr,
+    request: Request<B>,
+) -> Response<Watched> {
     let id = next_id();
-    guard::guarded(handle(core, id.clone(), peer, request)).await.unwrap_or_else(|Panicked| {
+    guard::guarded(handle(core, &traces, id.clone(), peer, request)).await.unwrap_or_else(|Panicked| {
         tracing::error!(request = id, "a request ended by a panic");
         // The specification has no code for it; clients go by the status.
         let told = Told::new(500, Code::Unsupported, format!("a fault of this mirror; its log has request {id}"));
@@ -42,11 +49,20 @@ pub(super) async fn guarded<B: Body>(core: Arc<Core>, peer: SocketAddr, request:
     })
 }
 
-async fn handle<B: Body>(core: Arc<Core>, id: String, peer: SocketAddr, request: Request<B>) -> Response<Watched> {
+async fn handle<B: Body>(
+    core: Arc<Core>,
+    traces: &Traces,
+    id: String,
+    peer: SocketAddr,
+    request: Request<B>,
+) -> Response<Watched> {
     let live = core.live();
     let about = (request.method(), request.uri().path());
     let mut record = Record::new(&core.metrics, &live.config.log, id, peer.ip(), about);
-    let response = match answer(&core, &live, peer.ip(), &request, &mut record).await {
+    let given = request.headers().get_all(TRACE_PARENT).iter().map(|value| value.to_str().unwrap_or_default());
+    record.trace(traces.begin(given), about);
+    let scope = record.scope();
+    let response = match scope.within(answer(&core, &live, peer.ip(), &request, &mut record)).await {
         Ok(response) => response,
         Err(told) => {
             record.reason = Some(told.message.clone());

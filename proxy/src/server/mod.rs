@@ -34,6 +34,7 @@ pub use guard::report_panics;
 use crate::config::Tls;
 use crate::metrics::Listener;
 use crate::pull::Core;
+use crate::trace::Traces;
 use connection::Terms;
 use table::Table;
 
@@ -47,6 +48,7 @@ const ACCEPT_REPORT: Duration = Duration::from_secs(10);
 /// Who answers on both listeners, and how they stop.
 pub struct Server {
     core: Arc<Core>,
+    traces: Traces,
     ready: Arc<AtomicBool>,
     /// What clients are shown; none: plain HTTP.
     tls: Arc<ArcSwapOption<TlsAcceptor>>,
@@ -68,7 +70,7 @@ struct Side {
 
 impl Server {
     /// A server that accepts nobody yet. `descriptors`: how many files and connections the process may have open.
-    pub fn new(core: Arc<Core>, descriptors: usize) -> Self {
+    pub fn new(core: Arc<Core>, traces: Traces, descriptors: usize) -> Self {
         let connections = |listener| core.metrics.connections.get_or_create_owned(&Listener { listener });
         let side = |listener| Side {
             table: Table::new(connections(listener)),
@@ -80,7 +82,7 @@ impl Server {
         // A pull takes more than its client's connection: a file, an upstream.
         let descriptors = (descriptors / 4 * 3).max(1);
         let ready = Arc::new(AtomicBool::new(true));
-        let server = Self { core, ready, tls: Arc::default(), descriptors, clients, operators };
+        let server = Self { core, traces, ready, tls: Arc::default(), descriptors, clients, operators };
         server.show(server.core.live().config.tls.as_ref());
         server
     }
@@ -102,11 +104,11 @@ impl Server {
 
     /// Answers clients until the token ends.
     pub async fn serve_clients(&self, listener: TcpListener, until: CancellationToken) {
-        let core = self.core.clone();
+        let (core, traces) = (self.core.clone(), self.traces.clone());
         let most = || self.core.live().config.limits.connections.min(self.descriptors);
         let tls = || self.tls.load_full().map(|tls| TlsAcceptor::clone(&tls));
         self.accept(listener, until, &self.clients, most, tls, move |peer, request| {
-            handle::guarded(core.clone(), peer, request)
+            handle::guarded(core.clone(), traces.clone(), peer, request)
         })
         .await;
     }

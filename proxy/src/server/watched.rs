@@ -13,17 +13,20 @@ use http_body::{Body as _, Frame, SizeHint};
 use crate::body::{Body, Short};
 use crate::config::Log;
 use crate::metrics::{Answered, Metrics, Request as RequestLabels};
-use crate::oci::Pull;
-use crate::oci::pull::Content;
+use crate::oci::{Content, Pull, Reference};
 use crate::pull::Source;
+use crate::trace::{Scope, Span};
 
 /// What is told of a request when it is over.
 pub(super) struct Record {
     metrics: Arc<Metrics>,
     log: bool,
+    span: Span,
+    /// The id of its trace; none: there is nothing to find under it.
+    trace: Option<String>,
     pub id: String,
     client: IpAddr,
-    /// For the log; empty without one.
+    /// For the log and the trace; empty without either.
     method: String,
     path: String,
     /// An answer to it has no body.
@@ -54,6 +57,8 @@ impl Record {
         Self {
             metrics: metrics.clone(),
             log,
+            span: Span::default(),
+            trace: None,
             id,
             client,
             method: if log { method.to_string() } else { String::new() },
@@ -72,6 +77,62 @@ impl Record {
             broken: None,
             unfinished: false,
         }
+    }
+
+    /// Takes up the span that was begun for a request, which is told of it when it is over.
+    pub fn trace(&mut self, begun: (Span, Option<String>), request: (&hyper::Method, &str)) {
+        (self.span, self.trace) = begun;
+        if self.span.is_on() && !self.log {
+            (self.method, self.path) = (request.0.to_string(), request.1.to_owned());
+        }
+    }
+
+    /// Where what is done for it is done.
+    pub fn scope(&self) -> Scope {
+        self.span.scope().clone()
+    }
+
+    /// Tells its span what became of it. The names are those of OpenTelemetry's semantic conventions, and else ours.
+    fn tell_trace(&self, content: &'static str, source: &'static str) {
+        let span = self.span.scope();
+        let known = matches!(self.method.as_str(), "GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS");
+        let method = if known { self.method.as_str() } else { "_OTHER" };
+        span.rename(format_args!("{} {content}", if known { method } else { "HTTP" }));
+        span.text("http.request.method", method);
+        span.text("url.path", &self.path);
+        span.text("client.address", self.client);
+        span.text("tidegate.request", &self.id);
+        if let Some(Pull { place, content, addressing, .. }) = &self.pull {
+            span.text("tidegate.registry", &place.registry);
+            span.text("tidegate.repository", &place.repository);
+            span.word("tidegate.addressing", addressing.as_str());
+            match content {
+                Content::Manifest(Reference::Tag(tag)) => span.text("tidegate.reference", tag),
+                Content::Manifest(Reference::Digest(digest)) | Content::Blob(digest) | Content::Referrers(digest) => {
+                    span.text("tidegate.digest", digest);
+                }
+                Content::Tags => {}
+            }
+        }
+        span.word("tidegate.source", source);
+        let texts =
+            [("tidegate.policy", &self.policy), ("tidegate.reason", &self.reason), ("tidegate.broken", &self.broken)];
+        for (key, text) in texts {
+            if let Some(text) = text {
+                span.text(key, text);
+            }
+        }
+        if let Some(decision) = self.decision {
+            span.word("tidegate.decision", decision);
+        }
+        span.number("http.response.body.size", self.sent);
+        match (self.status, &self.broken) {
+            (0, _) => return span.fail("the client went before its answer"),
+            (_, Some(broken)) => span.fail(broken),
+            (500.., None) => span.fail(self.reason.as_deref().unwrap_or_default()),
+            _ => {}
+        }
+        span.number("http.response.status_code", self.status.into());
     }
 }
 
@@ -102,16 +163,23 @@ impl Drop for Record {
         if let Some(first_byte) = self.first_byte {
             self.metrics.first_byte_seconds.observe(&answered, first_byte);
         }
-        if !self.log {
+        if !self.log && !self.span.is_on() {
             return;
         }
         if self.unfinished {
             self.broken.get_or_insert_with(|| "the connection ended before the body".to_owned());
         }
+        if self.span.is_on() {
+            self.tell_trace(content, source);
+        }
+        if !self.log {
+            return;
+        }
         let elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         // What a client sent is escaped: no line of the log is written by it.
         tracing::info!(
             request = self.id,
+            trace = self.trace,
             client = %self.client,
             method = self.method,
             path = self.path.escape_debug().to_string(),

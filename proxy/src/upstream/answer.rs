@@ -15,7 +15,8 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::health::{Health, Stage};
 use super::{Ask, Refused};
-use crate::oci::{Failure, Registry};
+use crate::oci::{Failure, Method, Registry};
+use crate::trace::Span;
 
 /// Longest time that an upstream's `Retry-After` is believed.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
@@ -50,6 +51,7 @@ pub struct Answer {
 
 /// Who sends a body, and how it must come.
 pub(super) struct Source {
+    pub traced: Traced,
     pub registry: Registry,
     pub received: Counter,
     pub health: Arc<Health>,
@@ -59,6 +61,51 @@ pub(super) struct Source {
     pub min_rate: u64,
     /// How long the registry stands behind the others when bodies keep breaking.
     pub ailing: Duration,
+}
+
+/// What a trace gets to know of an attempt, when it is over.
+pub(super) struct Traced {
+    span: Span,
+    outcome: &'static str,
+    received: u64,
+}
+
+impl Traced {
+    /// The head has come, or will not come.
+    pub fn new<T>(span: Span, method: Method, fetched: &Result<Response<T>, Refused>) -> Self {
+        let outcome = match fetched {
+            Ok(answer) => {
+                span.number("http.response.status_code", answer.status().as_u16().into());
+                // A body that nobody asks for to its end is left.
+                if method == Method::Head { "ok" } else { "left" }
+            }
+            Err(Refused { failure, .. }) => {
+                if let Failure::Status(status) = failure {
+                    span.number("http.response.status_code", (*status).into());
+                }
+                span.fail(failure);
+                failure.kind()
+            }
+        };
+        Self { span, outcome, received: 0 }
+    }
+
+    /// The body is whole.
+    fn end(&mut self) {
+        self.outcome = "ok";
+    }
+
+    fn fail(&mut self, failure: &Failure) {
+        self.span.fail(failure);
+        self.outcome = failure.kind();
+    }
+}
+
+impl Drop for Traced {
+    fn drop(&mut self) {
+        self.span.word("tidegate.outcome", self.outcome);
+        self.span.number("http.response.body.size", self.received);
+    }
 }
 
 /// A stream of the body of an answer.
@@ -129,7 +176,7 @@ impl Answer {
     /// The body as it comes. It fails when it is silent for too long, comes too slowly, or ends before its length.
     pub fn stream(self) -> Received {
         let pace = Pace::new(self.source.idle, self.source.min_rate);
-        Box::pin(try_unfold((self.body, self.source, pace), |(mut body, source, mut pace)| async move {
+        Box::pin(try_unfold((self.body, self.source, pace), |(mut body, mut source, mut pace)| async move {
             loop {
                 let began = Instant::now();
                 let frame = tokio::time::timeout(source.idle, body.frame()).await;
@@ -139,6 +186,7 @@ impl Answer {
                     Err(_) => Failure::Timeout,
                     Ok(None) => {
                         source.health.good(&source.registry, Stage::Body);
+                        source.traced.end();
                         return Ok(None);
                     }
                     // Reset, closed early, cut at the edge of a chunk: all that hyper tells is that it is not whole.
@@ -146,6 +194,7 @@ impl Answer {
                     Ok(Some(Ok(frame))) => {
                         let Ok(chunk) = frame.into_data() else { continue };
                         source.received.inc_by(chunk.len() as u64);
+                        source.traced.received += chunk.len() as u64;
                         if pace.keeps(waited, chunk.len() as u64) {
                             return Ok(Some((chunk, (body, source, pace))));
                         }
@@ -153,6 +202,7 @@ impl Answer {
                     }
                 };
                 source.health.bad(&source.registry, Stage::Body, &failure, source.ailing, Instant::now());
+                source.traced.fail(&failure);
                 return Err(failure);
             }
         }))

@@ -31,7 +31,8 @@ use crate::config::{Config, Reach};
 use crate::metrics::{Attempt as AttemptLabels, Metrics, Upstream};
 use crate::oci::challenge::{self, Challenge};
 use crate::oci::{Candidate, Failure, Method, Place};
-use answer::{Source, accept};
+use crate::trace::{self, Span};
+use answer::{Source, Traced, accept};
 use auth::{Asker, Grant, Grants};
 use connect::Clients;
 use health::{Health, Stage};
@@ -127,8 +128,9 @@ impl Upstreams {
     /// Asks a registry once.
     pub async fn fetch(&self, ask: &Ask<'_>) -> Result<Answer, Refused> {
         let registry = &ask.place.registry;
+        let span = begin_span(ask);
         let fetched = match self.config.reach(registry) {
-            Some(reach) => self.fetch_within(ask, &reach).await,
+            Some(reach) => span.within(self.fetch_within(ask, &reach)).await,
             None => Err(Failure::Other(format!("{registry} is not a registry of the configuration")).into()),
         };
         let limits = &self.config.limits;
@@ -147,8 +149,10 @@ impl Upstreams {
         };
         let labels = AttemptLabels { registry: self.config.label(registry).to_owned(), outcome };
         self.metrics.attempts.get_or_create_owned(&labels).inc();
+        let traced = Traced::new(span, ask.method, &fetched);
         let answer = fetched?;
         let source = Source {
+            traced,
             registry: registry.clone(),
             received: self
                 .metrics
@@ -229,6 +233,19 @@ impl Upstreams {
         }
         Err(Failure::Other(format!("more than {REDIRECTS_MAX} redirects")))
     }
+}
+
+/// The span of one attempt, from its beginning to the end of its body.
+fn begin_span(ask: &Ask<'_>) -> Span {
+    let span = trace::child(trace::Kind::Client, || format!("upstream {}", ask.method.as_str()));
+    span.word("http.request.method", ask.method.as_str());
+    span.text("tidegate.registry", &ask.place.registry);
+    span.text("tidegate.repository", &ask.place.repository);
+    span.text("tidegate.resource", ask.resource);
+    if ask.from > 0 {
+        span.number("tidegate.from_bytes", ask.from);
+    }
+    span
 }
 
 /// Says aloud what is not safe in a configuration, and was not said of the one before.

@@ -18,10 +18,11 @@ use super::log::Log;
 use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Outcome};
 use crate::plugin::Plugins;
 use crate::pull::{Core, Live};
 use crate::server::{Server, report_panics};
+use crate::trace::{Counted, Traces};
 use crate::upstream::Upstreams;
 use listening::Bound;
 use reload::Reload;
@@ -66,9 +67,10 @@ pub(super) async fn serve(config: Arc<Config>, log: Log) -> anyhow::Result<ExitC
         }
     };
     let mut watching = watching.map(tokio::spawn);
+    let (traces, delivery) = Traces::start(config.traces.endpoint.clone(), config.traces.ratio, counted(&metrics));
     let upstreams = Upstreams::new(config.clone(), metrics.clone());
     let core = Arc::new(Core::new(Live { config: config.clone(), upstreams }, plugins, cache, metrics));
-    let server = Arc::new(Server::new(core.clone(), descriptors));
+    let server = Arc::new(Server::new(core.clone(), traces, descriptors));
     let listening = bound.serve(&server, &config);
     let reload = Reload::new(&core, &server, &Arc::new(log), &manager, listening);
     let mut reloading = tokio::spawn(reload.run(hangup, stop.clone()));
@@ -97,8 +99,16 @@ pub(super) async fn serve(config: Arc<Config>, log: Log) -> anyhow::Result<ExitC
     if tokio::time::timeout(TIDY, tidy(&core, watching, alive)).await.is_err() {
         tracing::warn!("what still runs in the background is left as it is: the next start sweeps it");
     }
+    if let Some(delivery) = delivery {
+        delivery.stop().await;
+    }
     tracing::info!("ended");
     Ok(if lost.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn counted(metrics: &Metrics) -> Counted {
+    let counter = |outcome| metrics.trace_spans.get_or_create_owned(&Outcome { outcome });
+    Counted { delivered: counter("delivered"), dropped: counter("dropped"), failed: counter("failed") }
 }
 
 /// Ends what is left once no client is.
