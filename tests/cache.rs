@@ -64,10 +64,6 @@ fn ls_stat_and_verify_tell_what_is_there_beside_a_proxy_and_without_one_and_chan
     let before = listing(&site);
     assert_tells(&site, &image, &other, false);
     assert_eq!(String::from_utf8(listing(&site)), String::from_utf8(before));
-    let gone = Site::of(&fake.url());
-    gone.write_config();
-    assert_eq!(document(&gone, &["verify", "--json"])["wrong"], Value::Array(Vec::new()));
-    assert!(!gone.path("cache").exists(), "a look made a cache");
 }
 
 fn assert_tells(site: &Site, image: &Image, other: &Image, running: bool) {
@@ -213,6 +209,18 @@ fn gc_removes_what_is_left_over_and_applies_the_limits() {
     assert!(left <= 150_000, "{left}");
     assert_pulls(&small.start(), &image);
     assert!(fake.count("GET", APP) > 0);
+}
+
+#[test]
+fn a_folder_that_is_not_there_is_no_cache_that_is_right() {
+    let site = Site::of("http://127.0.0.1:9").with_fixed_ports();
+    for verb in ["ls", "stat", "verify"] {
+        let output = site.run(&["cache", verb]);
+        assert_eq!(output.status.code(), Some(1), "{verb}: {}", told(&output));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("there is no cache folder"), "{verb}: {said}");
+        assert!(!site.path("cache").exists(), "a look made a cache");
+    }
 }
 
 #[test]

@@ -79,6 +79,18 @@ fn t2_a_bad_file_changes_nothing_and_is_reported_once_with_line_and_key() {
 }
 
 #[test]
+fn t2_a_file_that_is_empty_is_no_wish_for_the_defaults() {
+    let (_fake, image, proxy) = proxied();
+    for text in ["", "\n\n", "# nothing yet\n"] {
+        let before = fs::read_to_string(proxy.site().path("tidegate.toml")).unwrap();
+        let reason = is_refused(&proxy, |_| text.to_owned());
+        assert!(reason.contains("is empty"), "{text:?}: {reason}");
+        assert_pulls(&proxy, &image);
+        takes_effect(&proxy, |_| before);
+    }
+}
+
+#[test]
 fn t2_a_file_that_is_gone_changes_nothing() {
     let (_fake, image, proxy) = proxied();
     let (file, away) = (proxy.site().path("tidegate.toml"), proxy.site().path("away.toml"));

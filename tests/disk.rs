@@ -150,7 +150,8 @@ fn d1_what_stays_free_is_the_operators_choice() {
     let (digest, path) = put(&fake, 210, 2 * MB);
     assert_whole(&proxy.get(&path).fetch(), &digest);
     assert_eq!(site.blobs().len(), kept);
-    proxy.wait(proxy.beginning(), "the cache failed; the pull goes on without it", &[]);
+    let told = proxy.wait(proxy.beginning(), "the cache keeps nothing new for want of space: pulls go past it", &[]);
+    assert!(told.field("reason").contains("min_free"), "{}", told.field("reason"));
 }
 
 #[test]

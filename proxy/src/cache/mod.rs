@@ -19,7 +19,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -46,6 +46,8 @@ use verify::Verifications;
 
 /// Times that a blob is looked for again after its file was hashed.
 const FINDS: usize = 3;
+/// How often it is said that there is no space.
+const NO_SPACE_TELL: Duration = Duration::from_secs(10);
 /// How long closing waits for the disk.
 const CLOSE: Duration = Duration::from_secs(10);
 
@@ -58,6 +60,8 @@ pub struct Cache {
     /// None: the folder is only read, or the cache is closed.
     upkeep: Mutex<Option<Upkeep>>,
     scrub: Arc<ArcSwap<Option<Duration>>>,
+    /// When it was last said that there is no space.
+    no_space_told: Mutex<Option<Instant>>,
 }
 
 /// How full the cache is: the answer of `/cache`.
@@ -139,14 +143,22 @@ impl Cache {
         let upkeep = Upkeep::start(store.clone(), scrub.clone())
             .map_err(|source| OpenError::Io { dir: config.dir.clone(), source })?;
         let (fills, verifications) = (Fills::default(), Verifications::default());
-        Ok(Self { store, fills, metrics, verifications, upkeep: Mutex::new(Some(upkeep)), scrub })
+        Ok(Self {
+            store,
+            fills,
+            metrics,
+            verifications,
+            upkeep: Mutex::new(Some(upkeep)),
+            scrub,
+            no_space_told: Mutex::default(),
+        })
     }
 
     /// The cache of a folder that may be another process's: nothing in it is changed.
     pub fn open_to_read(dir: &Path, metrics: Arc<Metrics>) -> Self {
         let store = Arc::new(Store::open_to_read(dir));
         let (fills, verifications, scrub) = (Fills::default(), Verifications::default(), Arc::default());
-        Self { store, fills, metrics, verifications, upkeep: Mutex::default(), scrub }
+        Self { store, fills, metrics, verifications, upkeep: Mutex::default(), scrub, no_space_told: Mutex::default() }
     }
 
     /// Puts other limits into effect. The folder stays the one that it was opened with.
@@ -291,11 +303,22 @@ impl Cache {
     /// Reports a fault of the disk that a pull went around; that a limit was kept is none.
     pub fn report(&self, err: &io::Error) {
         if room::is_wanted(err) {
-            tracing::debug!(reason = %err, "not kept");
+            tracing::debug!(reason = err.to_string(), "not kept");
             return;
         }
         self.metrics.cache_faults.inc();
-        tracing::warn!(error = %err, "the cache failed; the pull goes on without it");
+        if room::is_no_space(err) {
+            let mut told = self.no_space_told.lock().unwrap_or_else(PoisonError::into_inner);
+            if told.is_none_or(|told| told.elapsed() >= NO_SPACE_TELL) {
+                *told = Some(Instant::now());
+                tracing::warn!(
+                    reason = err.to_string(),
+                    "the cache keeps nothing new for want of space: pulls go past it"
+                );
+            }
+            return;
+        }
+        tracing::warn!(error = err.to_string(), "the cache failed; the pull goes on without it");
     }
 
     async fn read<T: Send + 'static>(

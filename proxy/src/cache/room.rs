@@ -4,6 +4,7 @@ use std::fs::TryLockError;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytesize::ByteSize;
@@ -26,12 +27,17 @@ const ENOUGH: u64 = 256;
 const INODES: u64 = 8;
 const INODES_PART: u64 = 64;
 
+/// How often the log is told of what was dropped.
+const TELL: Duration = Duration::from_secs(10);
+
 /// The limits, and what is promised to fills under way.
 pub struct Room {
     limits: ArcSwap<Limits>,
     reserved: Arc<AtomicU64>,
     /// One makes room at a time: two would drop twice as much.
     making: Mutex<()>,
+    /// What was dropped since the log was told, and when that was.
+    untold: Mutex<(Freed, Option<Instant>)>,
 }
 
 /// `[cache] max_size` and `min_free`. Units: bytes.
@@ -56,8 +62,15 @@ pub enum NoRoom {
     #[error("the cache is full, and what is in it is in use")]
     InUse,
     /// Other files take the disk.
-    #[error("its disk has only {} free, and `[cache] min_free` keeps {}", ByteSize(*free), ByteSize(*least))]
+    #[error(
+        "{} do not fit: its disk has {} free, of which `[cache] min_free` keeps {}",
+        ByteSize(*size),
+        ByteSize(*free),
+        ByteSize(*least)
+    )]
     Disk {
+        /// Units: bytes.
+        size: u64,
         /// Units: bytes.
         free: u64,
         /// Units: bytes.
@@ -69,6 +82,12 @@ impl From<NoRoom> for io::Error {
     fn from(reason: NoRoom) -> Self {
         Self::new(io::ErrorKind::StorageFull, reason)
     }
+}
+
+/// Whether the disk is too full for what came.
+pub fn is_no_space(err: &io::Error) -> bool {
+    let reason = err.get_ref().and_then(|reason| reason.downcast_ref::<NoRoom>());
+    matches!(reason, Some(NoRoom::Disk { .. }))
 }
 
 /// Whether it is no fault that something was not kept: the operator said so.
@@ -110,12 +129,33 @@ impl Room {
     /// With the limits of a configuration.
     pub fn new(config: &config::Cache) -> Self {
         let limits = Limits { max_size: config.max_size, min_free: config.min_free };
-        Self { limits: ArcSwap::from_pointee(limits), reserved: Arc::default(), making: Mutex::default() }
+        Self {
+            limits: ArcSwap::from_pointee(limits),
+            reserved: Arc::default(),
+            making: Mutex::default(),
+            untold: Mutex::default(),
+        }
     }
 
     /// Other limits from now on. What is too much by them is dropped in the background.
     pub fn set_limits(&self, config: &config::Cache) {
         self.limits.store(Arc::new(Limits { max_size: config.max_size, min_free: config.min_free }));
+    }
+
+    /// Tells the log what was dropped: once in a while, since a full cache drops something for all that comes.
+    fn tell(&self, freed: Freed) {
+        let mut untold = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sum, told) = &mut *untold;
+        sum.bytes += freed.bytes;
+        sum.blobs += freed.blobs;
+        if told.is_none_or(|told| told.elapsed() >= TELL) {
+            tracing::info!(
+                blobs = sum.blobs,
+                size_bytes = sum.bytes,
+                "blobs unused for the longest time were dropped to make room"
+            );
+            (*sum, *told) = (Freed::default(), Some(Instant::now()));
+        }
     }
 
     fn reserve(&self, bytes: u64) -> Reserved {
@@ -161,7 +201,7 @@ impl Store {
         // Where all that is kept would not be enough, nothing is won by dropping it.
         let own = missing.min(bytes);
         if missing > 0 && (missing > index.totals().bytes || self.evict(missing, 0, bytes)?.bytes < own) {
-            return Err(NoRoom::Disk { free, least }.into());
+            return Err(NoRoom::Disk { size: bytes, free, least }.into());
         }
         Ok(reserved)
     }
@@ -171,7 +211,7 @@ impl Store {
     pub(super) fn trim(&self) -> u64 {
         let before = self.metrics.cache_evictions.get();
         if let Err(err) = self.make_room(0) {
-            tracing::debug!(reason = %err, "the limits of the cache cannot be kept now");
+            tracing::debug!(reason = err.to_string(), "the limits of the cache cannot be kept now");
         }
         self.metrics.cache_evictions.get() - before
     }
@@ -251,6 +291,7 @@ impl Store {
         self.metrics.cache_evicted_bytes.inc_by(freed.bytes);
         if freed.blobs > 0 {
             self.gauge();
+            self.room.tell(freed);
         }
         Ok(freed)
     }

@@ -156,7 +156,7 @@ impl Worker {
         let found = match swept {
             Ok(found) => found,
             Err(err) => {
-                tracing::warn!(error = %err, "the blobs of the cache cannot be listed: not all are known");
+                tracing::warn!(error = err.to_string(), "the blobs of the cache cannot be listed: not all are known");
                 return self.pause(REHOUSE);
             }
         };
@@ -243,7 +243,7 @@ impl Worker {
             Ok(Verdict::Right | Verdict::Wrong) => {}
             Err(err) => {
                 store.metrics.cache_faults.inc();
-                tracing::warn!(%digest, error = %err, "the scrub cannot read a cached file");
+                tracing::warn!(%digest, error = err.to_string(), "the scrub cannot read a cached file");
             }
         }
         owe(self, SCRUB_FILE)
@@ -265,7 +265,7 @@ impl Worker {
             return Err(Stopped);
         }
         if let Err(err) = pruned {
-            tracing::warn!(error = %err, "links of the cache cannot be pruned");
+            tracing::warn!(error = err.to_string(), "links of the cache cannot be pruned");
         }
         Ok(())
     }

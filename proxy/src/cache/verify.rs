@@ -157,7 +157,7 @@ impl Verifications {
             .await;
             if let Err(err) = verified {
                 store.metrics.cache_faults.inc();
-                tracing::warn!(%digest, error = %err, "a cached file cannot be verified: it is fetched again");
+                tracing::warn!(%digest, error = err.to_string(), "a cached file cannot be verified: it is fetched again");
             }
         });
         begun

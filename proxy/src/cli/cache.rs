@@ -109,6 +109,9 @@ async fn in_folder(
     work: impl FnOnce(&Survey, &Config) -> io::Result<ExitCode> + Send + 'static,
 ) -> anyhow::Result<ExitCode> {
     let dir = config.cache.dir.clone();
+    if !dir.is_dir() {
+        bail!("there is no cache folder {}: nothing was cached yet, or `[cache] dir` names another", dir.display());
+    }
     let done = tokio::task::spawn_blocking(move || work(&Survey::open(&config.cache.dir), &config)).await?;
     match done {
         Err(err) if err.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
@@ -127,7 +130,7 @@ async fn change(config: &Config, target: &str, remove: Option<Target>) -> anyhow
     let cache = match Cache::open(&config.cache, Arc::new(Metrics::default())) {
         Ok(cache) => cache,
         Err(OpenError::InUse(dir)) => bail!(
-            "the cache folder {} is in use by a proxy that cannot be asked: name its admin listener by `admin`",
+            "the cache folder {} is in use by a proxy that cannot be asked: name its admin listener by `admin`, or stop it",
             dir.display()
         ),
         Err(err) => return Err(err.into()),

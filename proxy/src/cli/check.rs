@@ -24,7 +24,7 @@ pub(super) async fn check(config: &Config, file: Option<&Path>) -> anyhow::Resul
     };
     let set = plugins.current();
     let names = set.names().collect::<Vec<_>>();
-    let file = file.map_or_else(|| "the configuration".to_owned(), |path| path.display().to_string());
+    let file = file.map_or_else(|| config.source.clone(), |path| path.display().to_string());
     match (&config.plugins.dir, names.as_slice()) {
         (None, _) => println!("{file} is good; there is no plugin folder"),
         (Some(dir), []) => println!("{file} is good; there are no plugins in {}", dir.display()),

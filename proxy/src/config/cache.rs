@@ -48,10 +48,18 @@ impl Cache {
 
 impl Source<'_> {
     pub fn cache(&self, typed: file::Cache) -> Result<Cache, ConfigError> {
+        let span = typed.dir.as_ref().map(Spanned::span);
         let dir = match typed.dir {
             Some(dir) => self.absolute(dir, "cache.dir")?,
             None => user_folder("XDG_CACHE_HOME", ".cache", "/var/cache"),
         };
+        if let Some(span) = span
+            && dir.exists()
+            && !dir.is_dir()
+        {
+            let message = format!("cache.dir: {} is no folder; name one, or remove the key", dir.display());
+            return Err(self.error(&span, &message));
+        }
         let mut cache = Cache::at(dir);
         cache.tags = self.tag_times(typed.tag_ttl.as_ref(), typed.max_stale.as_ref(), "cache", cache.tags)?;
         if let Some(ttl) = &typed.miss_ttl {

@@ -73,6 +73,8 @@ pub struct Config {
     pub log: Log,
     /// The traces.
     pub traces: Traces,
+    /// Nothing stands in its file: all defaults, or a file that is just being written.
+    pub blank: bool,
     /// The file that it was read from, or that there was none.
     pub source: String,
     /// In which lines of it `listen` and `admin` stand.
@@ -166,6 +168,7 @@ impl Config {
             limits,
             log: file.log,
             traces,
+            blank: text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')),
             source: name.to_owned(),
             lines: [&file.listen, &file.admin].map(|typed| typed.as_ref().map(|typed| source.line(&typed.span()))),
             file: None,
@@ -216,6 +219,11 @@ impl Config {
         self.file.iter().chain(self.tls.iter().flat_map(|tls| &tls.files)).cloned().collect()
     }
 
+    /// Why the file as a whole is not taken.
+    pub fn nothing(&self, reason: &str) -> ConfigError {
+        ConfigError { file: self.source.clone(), line: None, message: reason.to_owned() }
+    }
+
     /// What the system refused of the key `listen` or `admin`, with its line.
     pub fn refused(&self, key: &str, reason: &str) -> ConfigError {
         let line = self.lines[usize::from(key == "admin")];
@@ -247,6 +255,7 @@ impl Config {
         let own = listed.iter().flat_map(|(_, reach)| reach.secret_files());
         let mut secrets: Vec<&Path> =
             own.chain(self.docker_config.as_deref()).chain(self.egress.secret_file()).collect();
+        secrets.extend(self.tls.as_ref().map(|tls| tls.key.as_path()));
         secrets.sort_unstable();
         secrets.dedup();
         warnings.extend(secrets.into_iter().filter_map(login::readable_by_all));

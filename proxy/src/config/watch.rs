@@ -73,7 +73,10 @@ impl Watch {
         let ear = heard.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| ear.hear(event));
         if let Err(err) = &watcher {
-            tracing::warn!(error = %err, "the configuration cannot be watched; it is looked at every 2 s instead");
+            tracing::warn!(
+                error = err.to_string(),
+                "the configuration cannot be watched; it is looked at every 2 s instead"
+            );
         }
         let mut watch =
             Self { files: Vec::new(), taken: Vec::new(), heard, watcher: watcher.ok(), folders: HashSet::new() };

@@ -258,7 +258,7 @@ impl Loader {
                 // A folder that is gone is no order to drop the policy.
                 if self.report_once(err.to_string()) {
                     let folder = self.dir.display();
-                    tracing::error!(%folder, error = %err, "the plugin folder cannot be read: the plugins in effect stay");
+                    tracing::error!(%folder, error = err.to_string(), "the plugin folder cannot be read: the plugins in effect stay");
                 }
                 self.end_reports();
                 return None;
@@ -431,7 +431,11 @@ impl Loader {
         let plugin = version.name.clone();
         let kept = tokio::task::spawn_blocking(move || last_good.put(&version)).await;
         if let Err(err) = kept.map_err(std::io::Error::other).and_then(|kept| kept) {
-            tracing::warn!(plugin, error = %err, "the last good version cannot be kept; a start with a bad file would fail");
+            tracing::warn!(
+                plugin,
+                error = err.to_string(),
+                "the last good version cannot be kept; a start with a bad file would fail"
+            );
         }
     }
 

@@ -143,7 +143,7 @@ impl States {
                 None | Some((Ok(None), _)) => HashMap::new(),
                 Some((Ok(Some(entries)), _)) => entries,
                 Some((Err(err), path)) => {
-                    tracing::error!(plugin, file = %path.display(), error = %err, "the state of a plugin cannot be read: it begins empty");
+                    tracing::error!(plugin, file = %path.display(), error = err.to_string(), "the state of a plugin cannot be read: it begins empty");
                     HashMap::new()
                 }
             };
@@ -164,7 +164,7 @@ impl States {
                 && let Err(err) = write(dir, &plugin, &state)
             {
                 state.changed.store(true, Ordering::Relaxed);
-                tracing::error!(plugin, folder = %dir.display(), error = %err, "the state of a plugin cannot be written");
+                tracing::error!(plugin, folder = %dir.display(), error = err.to_string(), "the state of a plugin cannot be written");
             }
         }
     }

@@ -95,7 +95,7 @@ pub(super) fn watch(dir: &Path) -> Ear {
         Ok(watcher)
     });
     if let Err(err) = &watcher {
-        tracing::warn!(folder = %dir.display(), error = %err, "the plugin folder cannot be watched; it is read every 2 s instead");
+        tracing::warn!(folder = %dir.display(), error = err.to_string(), "the plugin folder cannot be watched; it is read every 2 s instead");
     }
     Ear { queue, lost, _watcher: watcher.ok() }
 }

@@ -72,8 +72,17 @@ impl Error {
     }
 }
 
-/// What every attempt came to, in words.
+/// What every attempt came to, in words; what came several times in a row is told once.
 pub(super) fn story(attempts: &[Attempt]) -> String {
-    let each = attempts.iter().map(|attempt| format!("{}: {}", attempt.candidate.place, attempt.failure));
+    let mut told: Vec<(String, usize)> = Vec::new();
+    for attempt in attempts {
+        let text = format!("{}: {}", attempt.candidate.place, attempt.failure);
+        match told.last_mut() {
+            Some((last, times)) if *last == text => *times += 1,
+            _ => told.push((text, 1)),
+        }
+    }
+    let each =
+        told.into_iter().map(|(text, times)| if times == 1 { text } else { format!("{text} ({times} attempts)") });
     each.collect::<Vec<_>>().join("; ")
 }

@@ -15,6 +15,8 @@ use crate::oci::{Attempt, Candidate, Digest, Failure, Method, Place, Tag};
 use crate::upstream;
 
 /// Why a copy is not served that is there.
+const TOO_OLD: &str = "the copy in the cache is older than `max_stale` lets it be";
+/// Why a copy is not served that is there.
 const INCOMPLETE: &str = "the copy in the cache is not served, since not all blobs of it are cached";
 /// The media types of manifests of the old schema 1, whose digest is not the one of their bytes.
 const SCHEMA_1: &str = "application/vnd.docker.distribution.manifest.v1";
@@ -66,7 +68,7 @@ impl Routed {
     /// A manifest by its tag: fresh from the cache, else as its registry has it now, else stale.
     pub async fn manifest_by_tag(self: &Arc<Self>, tag: &Tag) -> Result<Answer, Error> {
         let negotiated = self.caller().negotiated;
-        let mut kept = self.kept(tag, negotiated).await;
+        let (mut kept, too_old) = self.kept(tag, negotiated).await;
         if let Err(refusal) = self.may_ask_upstream() {
             return self.stale(kept).await.ok_or(refusal);
         }
@@ -87,7 +89,7 @@ impl Routed {
         let gone = failed.iter().all(|attempt| attempt.failure == Failure::Status(404));
         match ending {
             Ending::Exhausted | Ending::Stale => {
-                let had_copy = !kept.is_empty() && !gone;
+                let beside = if too_old { Some(TOO_OLD) } else { (!kept.is_empty()).then_some(INCOMPLETE) };
                 // A tag that every registry says is gone, is gone.
                 if (matches!(ending, Ending::Stale) || !gone)
                     && let Some(stale) = self.stale(kept).await
@@ -101,28 +103,30 @@ impl Routed {
                     );
                     return Ok(stale);
                 }
-                Err(Error::of_attempts(self.pull(), &failed, had_copy.then_some(INCOMPLETE)))
+                Err(Error::of_attempts(self.pull(), &failed, beside.filter(|_| !gone)))
             }
             ending => Err(self.ended(ending, &failed)),
         }
     }
 
-    /// The copies of a tag that may still be served: fresh ones, and stale ones that are not too old for it.
-    async fn kept(&self, tag: &Tag, negotiated: Negotiated) -> Vec<(Place, Tagged)> {
-        let mut kept: Vec<(Place, Tagged)> = Vec::new();
+    /// The copies of a tag that may still be served, fresh ones and stale ones, and whether there are any that are too
+    /// old for it.
+    async fn kept(&self, tag: &Tag, negotiated: Negotiated) -> (Vec<(Place, Tagged)>, bool) {
+        let (mut kept, mut too_old) = (Vec::new(), false);
         for place in self.places() {
             let most = self.live().config.tag_times(&place.registry).max_stale;
-            if let Some(tagged) = self.core().cache.tag(place, tag, negotiated).await
-                && most.is_none_or(|most| tagged.age.is_none_or(|age| age <= most))
-            {
+            let Some(tagged) = self.core().cache.tag(place, tag, negotiated).await else { continue };
+            if most.is_none_or(|most| tagged.age.is_none_or(|age| age <= most)) {
                 kept.push((place.clone(), tagged));
+            } else {
+                too_old = true;
             }
         }
-        kept
+        (kept, too_old)
     }
 
     async fn ask_for_tag(&self, tag: &Tag, negotiated: Negotiated) -> Result<Asked, Lost> {
-        let kept = self.kept(tag, negotiated).await;
+        let (kept, _) = self.kept(tag, negotiated).await;
         // It may have come while nobody looked.
         if let Some((place, tagged)) = kept.iter().find(|(place, tagged)| is_fresh(self.live(), place, tagged.age)) {
             return Ok((place.clone(), (tagged.manifest.clone(), Source::Cache)));

@@ -52,7 +52,7 @@ pub(super) async fn cache<B>(core: &Arc<Core>, request: &Request<B>) -> Response
         }
     };
     done.unwrap_or_else(|err| {
-        tracing::warn!(path, error = %err, "the cache folder cannot be changed as the operator asked");
+        tracing::warn!(path, error = err.to_string(), "the cache folder cannot be changed as the operator asked");
         text(StatusCode::INTERNAL_SERVER_ERROR, format!("the cache folder: {err}\n"))
     })
 }

@@ -89,7 +89,9 @@ where
     };
     let (carrier, prefix, speaks) = match opened {
         Ok(Ok(opened)) => opened,
-        Ok(Err(err)) => return tracing::debug!(client = %terms.peer, error = %err, "a connection does not begin"),
+        Ok(Err(err)) => {
+            return tracing::debug!(client = %terms.peer, error = err.to_string(), "a connection does not begin");
+        }
         Err(_) => return tracing::debug!(client = %terms.peer, "a connection does not begin in time"),
     };
     let requests = Requests::default();
@@ -138,7 +140,7 @@ where
         }
     };
     if let Err(err) = ended {
-        tracing::debug!(client = %terms.peer, error = %err, "a connection ended with an error");
+        tracing::debug!(client = %terms.peer, error = err.to_string(), "a connection ended with an error");
     }
 }
 

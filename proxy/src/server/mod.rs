@@ -179,7 +179,11 @@ impl Server {
                     // Out of descriptors: who is idle gives its own, and the listener goes on.
                     let shed = side.table.shed();
                     if reported.is_none_or(|reported| reported.elapsed() > ACCEPT_REPORT) {
-                        tracing::warn!(error = %err, idle_ended = shed, "no connection can be accepted for a moment");
+                        tracing::warn!(
+                            error = err.to_string(),
+                            idle_ended = shed,
+                            "no connection can be accepted for a moment"
+                        );
                         reported = Some(Instant::now());
                     }
                     let _ = tokio::time::timeout(ACCEPT_WAIT, side.table.freed()).await;

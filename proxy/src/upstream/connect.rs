@@ -213,7 +213,7 @@ fn refuse_private(url: &Url) -> Result<(), Failure> {
         Some(Host::Ipv6(address)) => address.into(),
         _ => return Ok(()),
     };
-    if is_public(address) { Ok(()) } else { Err(Failure::Connect(NotPublic(address.to_string()).to_string())) }
+    if is_public(address) { Ok(()) } else { Err(Failure::Other(NotPublic(address.to_string()).to_string())) }
 }
 
 /// Makes a client, on a thread that may block.

@@ -141,9 +141,9 @@ impl Health {
         self.gauge(registry, 1);
         let rest_ms = u64::try_from(rest.as_millis()).unwrap_or(u64::MAX);
         if was_ailing {
-            tracing::debug!(%registry, reason = %failure, rest_ms, "registry fails still");
+            tracing::debug!(%registry, reason = failure.to_string(), rest_ms, "registry fails still");
         } else {
-            tracing::warn!(%registry, reason = %failure, failures, rest_ms, "registry keeps failing: others are asked before it");
+            tracing::warn!(%registry, reason = failure.to_string(), failures, rest_ms, "registry keeps failing: others are asked before it");
         }
     }
 

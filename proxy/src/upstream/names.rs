@@ -94,7 +94,10 @@ pub(super) struct Resolver {
 
 /// An address that nobody is led to.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} is no public address; a registry on a private network is reached when it is listed under [registries]")]
+#[error(
+    "{0} is no public address: it is reached when its registry is listed under [registries], or, where a redirect or a \
+     token service leads there, when that registry's `redirect_hosts` names it"
+)]
 pub(super) struct NotPublic(pub String);
 
 impl Service<Name> for Resolver {

@@ -44,7 +44,7 @@ impl System {
         let mut roots = RootCertStore::empty();
         let found = rustls_native_certs::load_native_certs();
         for err in &found.errors {
-            tracing::warn!(error = %err, "a certificate that the system trusts cannot be read");
+            tracing::warn!(error = err.to_string(), "a certificate that the system trusts cannot be read");
         }
         let (good, _) = roots.add_parsable_certificates(found.certs);
         if good == 0 {

@@ -160,7 +160,7 @@ fn raise_descriptor_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     if let Err(err) = raised {
-        tracing::warn!(error = %err, "the limit of open files cannot be raised");
+        tracing::warn!(error = err.to_string(), "the limit of open files cannot be raised");
     }
     getrlimit(Resource::Nofile).current.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }

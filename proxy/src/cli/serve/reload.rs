@@ -111,6 +111,10 @@ impl Reload {
         let file = self.file.clone();
         let read = tokio::task::spawn_blocking(move || Config::open(file.as_deref())).await;
         let done = match read {
+            // A file that is cut before it is written anew is no wish for the defaults.
+            Ok(Ok(config)) if config.blank => {
+                Err(config.nothing("is empty: what was in effect stays; to run by the defaults, start anew"))
+            }
             Ok(Ok(config)) => self.apply(config).await,
             Ok(Err(err)) => Err(err),
             // A panic, which was reported: the file is taken for one that cannot be read.

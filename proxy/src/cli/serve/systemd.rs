@@ -32,7 +32,7 @@ impl Manager {
                 socket.set_nonblocking(true)?;
                 Ok((socket, address?))
             });
-            let report = |err: &std::io::Error| tracing::warn!(error = %err, "NOTIFY_SOCKET cannot be used");
+            let report = |err: &std::io::Error| tracing::warn!(error = err.to_string(), "NOTIFY_SOCKET cannot be used");
             socket.inspect_err(report).ok()
         });
         Self { socket }
@@ -75,7 +75,7 @@ impl Manager {
         if let Some((socket, address)) = &self.socket
             && let Err(err) = socket.send_to_addr(state.as_bytes(), address)
         {
-            tracing::warn!(error = %err, "the service manager cannot be told");
+            tracing::warn!(error = err.to_string(), "the service manager cannot be told");
         }
     }
 }
