@@ -81,7 +81,8 @@ fn stage(len: u64) -> (Fake, Content, String, Proxy) {
     let fake = Fake::start();
     let content = Content::noise(len, len);
     let path = fake.put_blob("library/app", content.clone());
-    let proxy = Site::of(&fake.url()).log("access = false").start();
+    // A loaded machine may need longer to bring a thousand clients than a client may take nothing.
+    let proxy = Site::of(&fake.url()).log("access = false").limits("write_stall = \"10m\"").start();
     (fake, content, path, proxy)
 }
 

@@ -16,7 +16,7 @@ use crate::body::{Chunks, Short};
 const READ: (u64, u64) = (128 << 10, 16 << 10);
 /// What all readers together take at a time: many take less each, since each holds what its client has not taken yet.
 /// Units: bytes.
-const ALL_READS: u64 = 16 << 20;
+const ALL_READS: u64 = 8 << 20;
 /// Readers of this process.
 static READERS: AtomicU64 = AtomicU64::new(0);
 
