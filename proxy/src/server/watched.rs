@@ -203,17 +203,19 @@ pub(super) struct Watched {
     body: Body,
     /// None: its request was counted before.
     record: Option<Record>,
+    /// Why it ends short, once that is known.
+    broken: Option<Short>,
 }
 
 impl Watched {
     pub fn new(body: Body, mut record: Record) -> Self {
         record.unfinished = !record.bodiless && !body.is_end_stream();
-        Self { body, record: Some(record) }
+        Self { body, record: Some(record), broken: None }
     }
 
     /// A body of a request that was counted before.
     pub fn uncounted(body: Body) -> Self {
-        Self { body, record: None }
+        Self { body, record: None, broken: None }
     }
 }
 
@@ -241,12 +243,24 @@ impl http_body::Body for Watched {
     type Error = Short;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
-        let Self { body, record } = self.get_mut();
+        let Self { body, record, broken } = self.get_mut();
+        if let Some(short) = broken.take() {
+            return Poll::Ready(Some(Err(short)));
+        }
         let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
         if let Some(record) = record {
             record.note(frame.as_ref(), body);
         }
-        Poll::Ready(frame)
+        match frame {
+            // An error ends the connection at once, with what was not flushed yet: a head that the client never sees
+            // would be no answer at all. So it is told one turn later.
+            Some(Err(short)) => {
+                *broken = Some(short);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            frame => Poll::Ready(frame),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
@@ -255,5 +269,26 @@ impl http_body::Body for Watched {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn i6_a_body_that_breaks_at_once_leaves_a_turn_for_its_head() {
+        let chunks = futures_util::stream::iter([Err(Short("gone".to_owned()))]);
+        let mut body = Watched::uncounted(Body::stream(Box::pin(chunks), Some(5)));
+        let mut turns = 0;
+        let frame = std::future::poll_fn(|cx| {
+            turns += 1;
+            Pin::new(&mut body).poll_frame(cx)
+        });
+        assert!(frame.await.is_some_and(|frame| frame.is_err()));
+        assert_eq!(turns, 2);
+        assert!(body.frame().await.is_none());
     }
 }
