@@ -7,21 +7,21 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::Instant;
 
 use tidegate_tests::content::{Content, noise, sha256};
 use tidegate_tests::fake::{Act, Fake};
-use tidegate_tests::http::{self, End, Response};
-use tidegate_tests::image::Image;
-use tidegate_tests::process::{Process, offline, run};
+use tidegate_tests::http::{self, Response};
+use tidegate_tests::process::{Process, offline};
 use tidegate_tests::program::tidegate;
 use tidegate_tests::proxy::Proxy;
 use tidegate_tests::site::Site;
 use tidegate_tests::{HANG, eventually};
 
 use crate::{APP, assert_caches, assert_never_wrong, assert_pulls, assert_whole, proxied};
+use tidegate_tests::disk::Disk;
 
-const MB: u64 = 1_000_000;
+pub(crate) const MB: u64 = 1_000_000;
 
 /// The value of a counter or a gauge without labels.
 pub(crate) fn metric(proxy: &Proxy, name: &str) -> u64 {
@@ -31,13 +31,13 @@ pub(crate) fn metric(proxy: &Proxy, name: &str) -> u64 {
 }
 
 /// Puts a blob into the fake registry. Gives its digest and its path.
-fn put(fake: &Fake, seed: u64, size: u64) -> (String, String) {
+pub(crate) fn put(fake: &Fake, seed: u64, size: u64) -> (String, String) {
     let content = Content::noise(seed, size);
     (content.digest(), fake.put_blob("library/app", content))
 }
 
 /// Pulls a blob whole, and waits until it is cached.
-fn cache(proxy: &Proxy, (digest, path): &(String, String)) {
+pub(crate) fn cache(proxy: &Proxy, (digest, path): &(String, String)) {
     assert_whole(&proxy.get(path).fetch(), digest);
     let (file, link) = (proxy.site().blob_path(digest), link(proxy.site(), digest));
     eventually("the blob is cached", || file.exists() && link.exists());
@@ -45,20 +45,20 @@ fn cache(proxy: &Proxy, (digest, path): &(String, String)) {
 }
 
 /// Waits until the program has a file open no more: the fill that brought it has ended.
-fn wait_closed(process: &Process, file: &Path) {
+pub(crate) fn wait_closed(process: &Process, file: &Path) {
     let folder = format!("/proc/{}/fd", process.id());
     let is_it = |entry: fs::DirEntry| fs::read_link(entry.path()).is_ok_and(|to| to == file);
     eventually("the file is closed", || !fs::read_dir(&folder).unwrap().flatten().any(is_it));
 }
 
 /// What says that the app's repository holds a digest: written last of all that makes a blob cached.
-fn link(site: &Site, digest: &str) -> PathBuf {
+pub(crate) fn link(site: &Site, digest: &str) -> PathBuf {
     site.path("cache/links/docker.io/library/app/_digests").join(digest.replace(':', "/"))
 }
 
 /// Waits until the clock of the file system has gone on since a file changed: what changes from here on has another
 /// time.
-fn tick(file: &Path) {
+pub(crate) fn tick(file: &Path) {
     let beside = file.with_extension("clock");
     let changed = |path: &Path| fs::symlink_metadata(path).map(|about| (about.ctime(), about.ctime_nsec())).unwrap();
     eventually("the clock of the file system goes on", || {
@@ -68,7 +68,7 @@ fn tick(file: &Path) {
     fs::remove_file(beside).unwrap();
 }
 
-fn flip(file: &Path) {
+pub(crate) fn flip(file: &Path) {
     let mut open = File::options().read(true).write(true).open(file).unwrap();
     let mut byte = [0];
     let middle = open.metadata().unwrap().len() / 2;
@@ -80,36 +80,10 @@ fn flip(file: &Path) {
 
 /// Every file under the name of a digest is what its name says.
 #[track_caller]
-fn assert_all_right(site: &Site) {
+pub(crate) fn assert_all_right(site: &Site) {
     for (path, _) in site.blobs() {
         let digest = format!("sha256:{}", path.file_name().unwrap().to_string_lossy());
         assert_eq!(sha256(&fs::read(&path).unwrap()), digest);
-    }
-}
-
-/// A file system of its own under a folder, for as long as this lives.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// None, with a line that says why, where none can be mounted.
-    fn tmpfs(folder: PathBuf, options: &str) -> Option<Self> {
-        Self::mount(folder, &["-t", "tmpfs", "-o", options, "tmpfs"])
-    }
-
-    fn mount(folder: PathBuf, arguments: &[&str]) -> Option<Self> {
-        fs::create_dir_all(&folder).unwrap();
-        let output = Command::new("mount").args(arguments).arg(&folder).output().unwrap();
-        if output.status.success() {
-            return Some(Self(folder));
-        }
-        println!("not run: mount {arguments:?} says {}", String::from_utf8_lossy(&output.stderr).trim());
-        None
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
 
@@ -318,156 +292,6 @@ fn d4_the_states_that_a_power_cut_leaves_are_fetched_again() {
     assert!(fake.count("GET", APP) >= 2);
 }
 
-#[test]
-fn d5_what_is_not_what_its_digest_says_is_fetched_again_while_it_is_hot() {
-    let fake = Fake::start();
-    let blob = put(&fake, 600, MB);
-    let proxy = Site::of(&fake.url()).start();
-    cache(&proxy, &blob);
-    let (digest, path) = &blob;
-    let file = proxy.site().blob_path(digest);
-    let aside = proxy.site().path("other");
-    fs::write(&aside, noise(7, 1_000_000)).unwrap();
-    let changes: [(&str, &dyn Fn()); 10] = [
-        ("a flipped bit", &|| flip(&file)),
-        ("a flipped bit and its old time", &|| {
-            let before = fs::metadata(&file).unwrap().modified().unwrap();
-            flip(&file);
-            File::options().write(true).open(&file).unwrap().set_modified(before).unwrap();
-        }),
-        ("truncation", &|| File::options().write(true).open(&file).unwrap().set_len(MB / 2).unwrap()),
-        ("growth", &|| File::options().append(true).open(&file).unwrap().write_all(b"more").unwrap()),
-        ("no length", &|| File::options().write(true).open(&file).unwrap().set_len(0).unwrap()),
-        ("another file", &|| _ = fs::copy(&aside, &file).unwrap()),
-        ("no file", &|| fs::remove_file(&file).unwrap()),
-        ("a folder", &|| {
-            fs::remove_file(&file).unwrap();
-            fs::create_dir(&file).unwrap();
-            fs::write(file.join("inside"), b"x").unwrap();
-        }),
-        ("a link", &|| {
-            fs::remove_file(&file).unwrap();
-            std::os::unix::fs::symlink(&aside, &file).unwrap();
-        }),
-        ("a FIFO", &|| {
-            fs::remove_file(&file).unwrap();
-            assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
-        }),
-    ];
-    for (at, (name, change)) in changes.iter().enumerate() {
-        tick(&file);
-        change();
-        // A part of it that is not the changed one is no reason to serve it either.
-        let part = proxy.get(path).field("Range", "bytes=0-9").fetch();
-        assert!(part.status == 206 && Content::noise(600, MB).holds(0, &part.body), "{name}");
-        assert_whole(&proxy.get(path).fetch(), digest);
-        eventually("the blob is cached again", || {
-            fs::symlink_metadata(&file).is_ok_and(|about| about.is_file() && about.len() == MB)
-        });
-        wait_closed(proxy.process(), &file);
-        assert_eq!(fake.count("GET", path), at + 2, "{name}");
-    }
-    // A socket, and a blob that was found wrong at all: the first six were.
-    fs::remove_file(&file).unwrap();
-    let _socket = std::os::unix::net::UnixListener::bind(&file).ok();
-    assert_whole(&proxy.get(path).fetch(), digest);
-    assert_eq!(metric(&proxy, "cache_corrupt_total"), 6);
-    let told = proxy.events(proxy.beginning(), "a cached file is not what its digest says: removed");
-    assert!(told.iter().all(|event| event.field("places") == "docker.io/library/app"), "{told:?}");
-}
-
-#[test]
-fn d5_a_hundred_clients_of_a_changed_file_hash_it_once_and_fetch_nothing() {
-    let fake = Fake::start();
-    let blob = put(&fake, 610, 3 * MB);
-    let proxy = Site::of(&fake.url()).start();
-    cache(&proxy, &blob);
-    let (digest, path) = &blob;
-    let file = proxy.site().blob_path(digest);
-    tick(&file);
-    // Its time is another, its content is not.
-    File::options().write(true).open(&file).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    thread::scope(|scope| {
-        for _ in 0..100 {
-            scope.spawn(|| assert_whole(&proxy.get(path).fetch(), digest));
-        }
-    });
-    assert_eq!(fake.count("GET", path), 1);
-    assert_eq!((metric(&proxy, "cache_verified_total"), metric(&proxy, "cache_corrupt_total")), (1, 0));
-}
-
-#[test]
-fn d5_what_rotted_while_the_proxy_was_down_is_found_and_a_lost_index_costs_one_look() {
-    let (fake, image, proxy) = proxied();
-    assert_caches(&proxy, &image);
-    let (site, _) = proxy.terminate();
-    flip(&site.blob_path(&image.layer_digest(0)));
-    let proxy = site.start();
-    assert_pulls(&proxy, &image);
-    assert_eq!(metric(&proxy, "cache_corrupt_total"), 1);
-    let (fetched, layer) = (fake.seen().len(), site.blob_path(&image.layer_digest(0)));
-    eventually("the layer is cached again", || layer.exists());
-    proxy.terminate();
-    // Without its index everything is hashed once, and nothing is fetched.
-    fs::remove_file(site.path("cache/index.redb")).unwrap();
-    let proxy = site.start();
-    for _ in 0..2 {
-        assert_pulls(&proxy, &image);
-    }
-    assert_eq!(metric(&proxy, "cache_verified_total"), image.blobs.len() as u64);
-    assert_eq!(fake.seen().len(), fetched);
-    eventually("the folders are read", || metric(&proxy, "cache_blobs") == image.blobs.len() as u64 + 1);
-}
-
-#[test]
-fn d5_a_file_that_is_written_while_it_is_read_is_never_whole() {
-    let fake = Fake::start();
-    let blob = put(&fake, 620, 60 * MB);
-    let proxy = Site::of(&fake.url()).start();
-    cache(&proxy, &blob);
-    let (digest, path) = &blob;
-    let file = proxy.site().blob_path(digest);
-    tick(&file);
-    // More than the sockets hold: the last byte is not read before the first ones are taken.
-    let mut client = proxy.get(path).open().unwrap();
-    assert!(client.read_some(&mut [0; 100]).unwrap() > 0);
-    let mut end = File::options().write(true).open(&file).unwrap();
-    end.seek(SeekFrom::End(-10)).unwrap();
-    end.write_all(b"0123456789").unwrap();
-    drop(end);
-    assert_ne!(client.finish().end, End::Whole);
-    assert_whole(&proxy.get(path).fetch(), digest);
-}
-
-#[test]
-fn d5_the_scrub_finds_what_nobody_asks_for_and_drops_old_links() {
-    let (fake, image, proxy) = proxied();
-    assert_caches(&proxy, &image);
-    let (site, _) = proxy.terminate();
-    let layer = site.blob_path(&image.layer_digest(0));
-    flip(&layer);
-    let links = site.path("cache/links/docker.io/library");
-    let (old, new) = (links.join("old/_digests/sha256"), links.join("new/_digests/sha256"));
-    for folder in [&old, &new] {
-        fs::create_dir_all(folder).unwrap();
-        fs::write(folder.join("a".repeat(64)), br#"{"media_type":"x","size":1}"#).unwrap();
-    }
-    let long_ago = SystemTime::now() - Duration::from_hours(31 * 24);
-    File::options().write(true).open(old.join("a".repeat(64))).unwrap().set_modified(long_ago).unwrap();
-    let proxy = site.cache("scrub = \"1s\"").start();
-    let removed = proxy.wait(proxy.beginning(), "a cached file is not what its digest says: removed", &[]);
-    assert_eq!(
-        (removed.field("digest"), removed.field("places").as_str()),
-        (image.layer_digest(0), "docker.io/library/app")
-    );
-    eventually("a round has ended", || metric(&proxy, "cache_scrub_rounds_total") > 0);
-    assert_eq!(metric(&proxy, "cache_corrupt_total"), 1);
-    assert!(metric(&proxy, "cache_scrubbed_bytes_total") >= image.blobs.iter().map(Vec::len).sum::<usize>() as u64);
-    assert!(!layer.exists() && !links.join("old").exists() && new.exists());
-    assert_pulls(&proxy, &image);
-    assert_eq!(fake.count("GET", &crate::app_blob(&image.layer_digest(0))), 2);
-}
-
 /// The program as a user who is not root. None, with a line that says why, where it cannot run so.
 fn as_nobody(site: &Site) -> Option<(Process, String)> {
     let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups"];
@@ -540,73 +364,6 @@ fn d7_a_second_process_on_one_folder_is_refused_by_name() {
 }
 
 #[test]
-fn d8_what_was_not_used_for_the_longest_time_goes_first_also_after_a_start() {
-    let fake = Fake::start();
-    let blobs: Vec<_> = (0..5).map(|seed| put(&fake, 800 + seed, MB)).collect();
-    let site = Site::of(&fake.url()).cache("max_size = \"3MB\"");
-    let proxy = site.start();
-    let kept = || blobs.iter().map(|(digest, _)| site.blob_path(digest).exists()).collect::<Vec<_>>();
-    for blob in [&blobs[0], &blobs[1], &blobs[2], &blobs[0], &blobs[3]] {
-        cache(&proxy, blob);
-    }
-    assert_eq!(kept(), [true, false, true, true, false]);
-    assert_eq!((metric(&proxy, "cache_blobs"), metric(&proxy, "cache_size_bytes")), (3, 3 * MB));
-    proxy.terminate();
-    let proxy = site.start();
-    assert_eq!((metric(&proxy, "cache_blobs"), metric(&proxy, "cache_size_bytes")), (3, 3 * MB));
-    cache(&proxy, &blobs[4]);
-    assert_eq!(kept(), [true, false, false, true, true]);
-    // A manifest counts as any blob does, and fits like one.
-    let image = Image::small("app");
-    fake.put_image(&image, "library/app:1");
-    assert_pulls(&proxy, &image);
-    eventually("the limit holds", || site.blobs().iter().map(|(_, size)| size).sum::<u64>() <= 3 * MB);
-}
-
-#[test]
-fn d8_a_blob_bigger_than_the_cache_passes_through_without_a_fault() {
-    let fake = Fake::start();
-    let (small, big) = (put(&fake, 810, 100_000), put(&fake, 811, 3 * MB));
-    let site = Site::of(&fake.url()).cache("max_size = \"1MB\"");
-    let proxy = site.start();
-    cache(&proxy, &small);
-    for _ in 0..2 {
-        assert_whole(&proxy.get(&big.1).fetch(), &big.0);
-    }
-    // Nor is it kept when it comes without a length.
-    fake.next(&big.1, Act::ServeChunked);
-    assert_whole(&proxy.get(&big.1).fetch(), &big.0);
-    eventually("no staging file is left", || site.staging().is_empty());
-    assert_eq!(site.blobs().len(), 1);
-    assert_eq!((metric(&proxy, "cache_faults_total"), metric(&proxy, "cache_evictions_total")), (0, 0));
-    assert!(proxy.events(proxy.beginning(), "the cache failed; the pull goes on without it").is_empty());
-}
-
-#[test]
-fn d8_what_is_being_read_is_not_dropped() {
-    let fake = Fake::start();
-    let blobs: Vec<_> = (0..2).map(|seed| put(&fake, 820 + seed, 40 * MB)).collect();
-    let site = Site::of(&fake.url()).cache("max_size = \"60MB\"");
-    let proxy = site.start();
-    cache(&proxy, &blobs[0]);
-    let file = site.blob_path(&blobs[0].0);
-    // More than the sockets hold: the file stays open.
-    let mut client = proxy.get(&blobs[0].1).open().unwrap();
-    let mut first = [0; 100];
-    let read = client.read_some(&mut first).unwrap();
-    assert_whole(&proxy.get(&blobs[1].1).fetch(), &blobs[1].0);
-    assert!(file.exists() && !site.blob_path(&blobs[1].0).exists());
-    let content = Content::noise(820, 40 * MB);
-    let (rest, end) = client.drain(|offset, piece| assert!(content.holds(read as u64 + offset, piece)));
-    assert_eq!((rest + read as u64, end), (40 * MB, End::Whole));
-    // Now nobody reads it any more.
-    eventually("the other takes its place", || {
-        assert_whole(&proxy.get(&blobs[1].1).fetch(), &blobs[1].0);
-        !file.exists() && site.blob_path(&blobs[1].0).exists()
-    });
-}
-
-#[test]
 fn d9_no_inode_left_makes_room_for_what_comes() {
     let fake = Fake::start();
     let site = Site::of(&fake.url());
@@ -620,67 +377,4 @@ fn d9_no_inode_left_makes_room_for_what_comes() {
     cache(&proxy, &put(&fake, 990, 1000));
     eventually("no staging file is left", || site.staging().is_empty());
     assert_all_right(&site);
-}
-
-#[test]
-fn d9_a_start_on_many_blobs_reads_none_and_takes_no_memory_for_them() {
-    const MANY: usize = 20_000;
-    let fake = Fake::start();
-    let site = Site::of(&fake.url());
-    let (blobs, links) =
-        (site.path("cache/blobs/sha256"), site.path("cache/links/docker.io/library/app/_digests/sha256"));
-    fs::create_dir_all(&blobs).unwrap();
-    fs::create_dir_all(&links).unwrap();
-    let content = |at: usize| format!("blob {at}").into_bytes();
-    for at in 0..MANY {
-        let (bytes, digest) = (content(at), sha256(&content(at)));
-        let hex = digest.trim_start_matches("sha256:");
-        fs::write(blobs.join(hex), &bytes).unwrap();
-        let link = format!(r#"{{"media_type":"application/octet-stream","size":{}}}"#, bytes.len());
-        fs::write(links.join(hex), link).unwrap();
-    }
-    // The first start serves while the index is made, the second has it.
-    let proxy = site.start();
-    let digest = sha256(&content(MANY - 1));
-    assert_whole(&proxy.get(&crate::app_blob(&digest)).fetch(), &digest);
-    let found = proxy.wait(proxy.beginning(), "blobs that the index did not know are found", &[]);
-    assert!(found.field("found").parse::<usize>().unwrap() >= MANY - 1);
-    assert!(proxy.process().memory_bytes("VmRSS") < 64 << 20);
-    proxy.terminate();
-    let proxy = site.start();
-    assert_eq!(metric(&proxy, "cache_blobs"), MANY as u64);
-    assert!(proxy.process().memory_bytes("VmRSS") < 48 << 20);
-    assert_eq!(proxy.events(proxy.beginning(), "blobs that the index did not know are found").len(), 0);
-    assert!(fake.seen().is_empty());
-}
-
-#[test]
-fn t1_a_clock_that_jumps_expires_nothing_that_is_known_by_its_digest() {
-    let library = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1";
-    if !Path::new(library).exists() {
-        println!("not run: there is no libfaketime; to install it: apt-get install faketime");
-        return;
-    }
-    let (fake, image, proxy) = proxied();
-    assert_caches(&proxy, &image);
-    let (site, _) = proxy.terminate();
-    for jump in ["+1y", "-2h", "-1y", "+0"] {
-        let site = site
-            .clone()
-            .variable("LD_PRELOAD", library)
-            .variable("FAKETIME", jump)
-            .variable("FAKETIME_DONT_FAKE_MONOTONIC", "1");
-        let asked = fake.seen().len();
-        let proxy = site.start();
-        for _ in 0..3 {
-            assert_pulls(&proxy, &image);
-        }
-        // At most the tag is asked for, once.
-        assert!(fake.seen().len() <= asked + 1, "{jump}: {:?}", &fake.seen()[asked..]);
-        assert_eq!(metric(&proxy, "cache_evictions_total"), 0);
-        assert!(!proxy.log().contains("panicked"), "{jump}: {}", proxy.log());
-        let output = run(Command::new(tidegate()).args(["cache", "stat", "--config"]).arg(site.path("tidegate.toml")));
-        assert_eq!(output.status.code(), Some(0));
-        proxy.terminate();
-    }
 }

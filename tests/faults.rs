@@ -1,11 +1,10 @@
 //! Upstreams that lie, break off, stall or refuse, and a proxy that is killed.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
 use std::thread;
 
 use tidegate_tests::content::{Content, sha256};
+use tidegate_tests::disk::Disk;
 use tidegate_tests::eventually;
 use tidegate_tests::fake::{Act, Fake, Reply};
 use tidegate_tests::gate::Gate;
@@ -395,32 +394,13 @@ fn u18_an_upstream_that_is_down_at_the_start_is_found_when_it_comes() {
     assert_pulls(&proxy, &image);
 }
 
-/// A small file system of its own under a folder, for as long as this lives.
-pub(crate) struct SmallDisk(PathBuf);
-
-impl SmallDisk {
-    pub(crate) fn mount(folder: PathBuf, size: &str) -> Self {
-        fs::create_dir_all(&folder).unwrap();
-        let options = format!("size={size}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&folder).status();
-        assert!(mounted.unwrap().success(), "a small disk is mounted as root");
-        Self(folder)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
-
 #[test]
 fn d1_i7_a_full_disk_fails_no_pull() {
     let (fake, image) = fake_with_app();
     let content = Content::noise(41, 3 * SIZE);
     let path = fake.put_blob("library/app", content.clone());
     let site = Site::of(&fake.url());
-    let _disk = SmallDisk::mount(site.path("cache"), "4m");
+    let Some(_disk) = Disk::tmpfs(site.path("cache"), "size=4m") else { return };
     let proxy = site.start();
     assert_whole(&proxy.get(&path).fetch(), &content.digest());
     for answer in ask_eight_times(&proxy, &path) {

@@ -3,6 +3,7 @@
 use std::thread;
 
 use tidegate_tests::content::Content;
+use tidegate_tests::disk::Disk;
 use tidegate_tests::fake::{Act, Fake};
 use tidegate_tests::gate::Gate;
 use tidegate_tests::http::End;
@@ -10,7 +11,6 @@ use tidegate_tests::proxy::Proxy;
 use tidegate_tests::site::Site;
 use tidegate_tests::{eventually, heavy};
 
-use crate::faults::SmallDisk;
 use crate::{assert_never_wrong, assert_whole};
 
 const MIB: u64 = 1 << 20;
@@ -144,7 +144,7 @@ fn d1_a_disk_that_fills_in_the_middle_of_a_blob_fails_no_pull() {
     let content = Content::noise(23, 9 * MIB);
     let path = fake.put_blob("library/app", content.clone());
     let site = Site::of(&fake.url());
-    let _disk = SmallDisk::mount(site.path("cache"), "4m");
+    let Some(_disk) = Disk::tmpfs(site.path("cache"), "size=4m") else { return };
     let proxy = site.start();
     // Nobody knows how long it will be, so that no space can be reserved.
     fake.always(&path, Act::ServeChunked);
@@ -166,7 +166,7 @@ fn d1_ranges_are_right_on_a_full_disk() {
     let content = Content::noise(29, 6 * MIB);
     let path = fake.put_blob("library/app", content.clone());
     let site = Site::of(&fake.url());
-    let _disk = SmallDisk::mount(site.path("cache"), "4m");
+    let Some(_disk) = Disk::tmpfs(site.path("cache"), "size=4m") else { return };
     let proxy = site.start();
     for range in ["bytes=0-99", "bytes=5000000-", "bytes=5000000-5000009,-1"] {
         let answer = proxy.get(&path).field("Range", range).fetch();

@@ -11,6 +11,7 @@ pub mod clients;
 pub mod collector;
 pub mod content;
 pub mod corpus;
+pub mod disk;
 pub mod dns;
 pub mod fake;
 pub mod forward;
