@@ -90,7 +90,7 @@ fn u13_names_that_lie_hang_or_change_lead_nowhere() {
         "ip address add {public}/32 dev lo\nprintf 'nameserver 127.0.0.1\\noptions timeout:30 attempts:1\\n' >/run/tidegate-test-resolv\n\
          mount --bind /run/tidegate-test-resolv /etc/resolv.conf"
     );
-    if !namespace::is_inside("upstream_faults::u13_names_that_lie_hang_or_change_lead_nowhere", &setup) {
+    if !namespace::is_inside("connections::u13_names_that_lie_hang_or_change_lead_nowhere", &setup) {
         return;
     }
     let dns = Dns::start();
@@ -277,7 +277,7 @@ fn u14_with_all_failing_all_are_tried() {
 fn u15_a_thin_line_slows_a_pull_and_does_not_end_it() {
     // 20 Mbit/s both ways, through one queue.
     let setup = "ip link set lo mtu 1500\ntc qdisc add dev lo root tbf rate 20mbit burst 128kb latency 500ms";
-    if !namespace::is_inside("upstream_faults::u15_a_thin_line_slows_a_pull_and_does_not_end_it", setup) {
+    if !namespace::is_inside("connections::u15_a_thin_line_slows_a_pull_and_does_not_end_it", setup) {
         return;
     }
     let fake = Fake::start();

@@ -1,4 +1,4 @@
-//! What disks do: they fill up, fail, rot, and are written to behind our back. Rows D of the fault matrix.
+//! What disks do: they fill up, fail, and are taken away by a power cut. Rows D of the fault matrix.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
