@@ -28,6 +28,9 @@ macro_rules! hook {
                     "tidegate:policy/log@0.1.0": crate::bindings::tidegate::policy::log,
                     "tidegate:policy/clock@0.1.0": crate::bindings::tidegate::policy::clock,
                     "tidegate:policy/state@0.1.0": crate::bindings::tidegate::policy::state,
+                    "tidegate:policy/image@0.1.0": crate::bindings::tidegate::policy::image,
+                    "tidegate:policy/registry@0.1.0": crate::bindings::tidegate::policy::registry,
+                    "tidegate:policy/metrics@0.1.0": crate::bindings::tidegate::policy::metrics,
                 },
             });
         }
@@ -38,3 +41,5 @@ hook!(lifecycle, "lifecycle-plugin", "export_lifecycle", "tidegate_sdk::bindings
 hook!(admission, "admission-plugin", "export_admission", "tidegate_sdk::bindings::admission");
 hook!(routing, "routing-plugin", "export_routing", "tidegate_sdk::bindings::routing");
 hook!(fallback, "fallback-plugin", "export_fallback", "tidegate_sdk::bindings::fallback");
+hook!(inspection, "inspection-plugin", "export_inspection", "tidegate_sdk::bindings::inspection");
+hook!(freshness, "freshness-plugin", "export_freshness", "tidegate_sdk::bindings::freshness");

@@ -1,10 +1,10 @@
-//! The four hooks as traits, and what stands between them and the component: the panic hook.
+//! The hooks as traits, and what stands between them and the component: the panic hook.
 
 use std::marker::PhantomData;
 use std::sync::Once;
 
-use crate::bindings::{admission, fallback, lifecycle, routing};
-use crate::{Attempt, Candidate, Request, Routes, Step, Verdict, log};
+use crate::bindings::{admission, fallback, freshness, inspection, lifecycle, routing};
+use crate::{Attempt, CachedTag, Candidate, Finding, Request, Routes, Rule, Step, Verdict, log};
 
 /// Asked once, before a version of the plugin or of its configuration takes effect.
 pub trait Lifecycle {
@@ -33,6 +33,20 @@ pub trait Fallback {
     ///
     /// `attempts`: all so far, the latest last. `remaining`: the candidates not tried yet.
     fn on_failure(request: &Request, attempts: &[Attempt], remaining: &[Candidate]) -> Step;
+}
+
+/// The manifest is here: may it be served? What it is stands in [`image`](crate::image).
+pub trait Inspection {
+    /// Looks at one manifest. One that is not released by every plugin is not served.
+    fn inspect(request: &Request) -> Finding;
+}
+
+/// How fresh must a tag be? Asked before the cache and the registries are.
+pub trait Freshness {
+    /// Decides for one tag. The first opinion of a plugin holds.
+    ///
+    /// `cached`: the copy that the cache holds.
+    fn judge(request: &Request, cached: Option<&CachedTag>) -> Rule;
 }
 
 /// What the component exports for the plugin `T`.
@@ -72,5 +86,19 @@ impl<T: Fallback> fallback::exports::tidegate::policy::fallback::Guest for Hook<
     fn on_failure(request: Request, attempts: Vec<Attempt>, remaining: Vec<Candidate>) -> Step {
         begin();
         T::on_failure(&request, &attempts, &remaining)
+    }
+}
+
+impl<T: Inspection> inspection::exports::tidegate::policy::inspection::Guest for Hook<T> {
+    fn inspect(request: Request) -> Finding {
+        begin();
+        T::inspect(&request)
+    }
+}
+
+impl<T: Freshness> freshness::exports::tidegate::policy::freshness::Guest for Hook<T> {
+    fn judge(request: Request, cached: Option<CachedTag>) -> Rule {
+        begin();
+        T::judge(&request, cached.as_ref())
     }
 }

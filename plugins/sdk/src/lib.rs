@@ -44,19 +44,21 @@ use testing as host;
 
 pub use bindings::admission::exports::tidegate::policy::admission::Verdict;
 pub use bindings::fallback::exports::tidegate::policy::fallback::Step;
+pub use bindings::freshness::exports::tidegate::policy::freshness::{CachedTag, Rule};
+pub use bindings::inspection::exports::tidegate::policy::inspection::{Finding, Hold};
 pub use bindings::routing::exports::tidegate::policy::routing::Routes;
 pub use bindings::tidegate::policy::types::{
-    Action, Attempt, Cached, Candidate, Content, Denial, Failure, Identity, Pair, Reference, Request,
+    Action, Attempt, Cached, Candidate, Content, Denial, Descriptor, Failure, Identity, Pair, Reference, Request,
 };
 pub use config::{Config, File};
-pub use hook::{Admission, Fallback, Lifecycle, Routing};
-pub use host::{call, clock, state};
+pub use hook::{Admission, Fallback, Freshness, Inspection, Lifecycle, Routing};
+pub use host::{call, clock, image, metrics, registry, state};
 
 #[doc(hidden)]
 pub use wit_bindgen;
 
 /// Exports the hooks of a type: `export!(Allowlist: lifecycle, admission)`. The component offers the hooks that are
-/// named here and no other: `lifecycle`, `admission`, `routing`, `fallback`.
+/// named here and no other: `lifecycle`, `admission`, `routing`, `fallback`, `inspection`, `freshness`.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty: $($hook:ident),+ $(,)?) => {
@@ -80,6 +82,12 @@ macro_rules! __export_hook {
     (fallback, $plugin:ty) => {
         $crate::__export_hook!(Fallback, fallback, export_fallback, $plugin);
     };
+    (inspection, $plugin:ty) => {
+        $crate::__export_hook!(Inspection, inspection, export_inspection, $plugin);
+    };
+    (freshness, $plugin:ty) => {
+        $crate::__export_hook!(Freshness, freshness, export_freshness, $plugin);
+    };
     ($trait:ident, $hook:ident, $export:ident, $plugin:ty) => {
         const _: () = {
             // Off WebAssembly nothing is exported, and the types are checked all the same.
@@ -95,6 +103,6 @@ macro_rules! __export_hook {
         };
     };
     ($other:ident, $plugin:ty) => {
-        compile_error!("a hook is one of lifecycle, admission, routing, fallback");
+        compile_error!("a hook is one of lifecycle, admission, routing, fallback, inspection, freshness");
     };
 }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use crate::log::Level;
-use crate::{Cached, File, Identity};
+use crate::{Cached, Descriptor, File, Identity};
 
 /// What the host says, and what it was told.
 #[derive(Debug)]
@@ -28,7 +28,49 @@ pub struct Host {
     pub log: Vec<(Level, String)>,
     /// The warnings for the client.
     pub warnings: Vec<String>,
+    /// The manifest under inspection.
+    pub image: Image,
+    /// What `registry` finds.
+    pub registry: Registry,
+    /// Counters and gauges of the plugin, as `name{key="value"}`.
+    pub metrics: BTreeMap<String, f64>,
     state: BTreeMap<String, Entry>,
+}
+
+/// A manifest under inspection.
+#[derive(Default, Debug)]
+pub struct Image {
+    /// What it is.
+    pub target: Option<Descriptor>,
+    /// Its bytes; type of artifact, subject, layers and annotations are not read from them here.
+    pub raw: Vec<u8>,
+    /// `artifactType`
+    pub artifact_type: Option<String>,
+    /// What it is about.
+    pub subject: Option<Descriptor>,
+    /// Layers, or the manifests of an index.
+    pub layers: Vec<Descriptor>,
+    /// Annotations of the manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// Labels of the image's configuration.
+    pub labels: BTreeMap<String, String>,
+    /// The image's configuration.
+    pub config: Vec<u8>,
+    /// Digests of the indexes that list it.
+    pub parents: Vec<String>,
+}
+
+/// A repository that look-ups find things in. What is not there is not found.
+#[derive(Default, Debug)]
+pub struct Registry {
+    /// By tag and by digest.
+    pub manifests: BTreeMap<String, Vec<u8>>,
+    /// By the digest that they refer to.
+    pub referrers: BTreeMap<String, Vec<Descriptor>>,
+    /// By digest.
+    pub blobs: BTreeMap<String, Vec<u8>>,
+    /// What all look-ups fail with instead.
+    pub failure: Option<registry::Error>,
 }
 
 #[derive(Debug)]
@@ -49,6 +91,9 @@ thread_local! {
         cached: Cached::Absent,
         log: Vec::new(),
         warnings: Vec::new(),
+        image: Image::default(),
+        registry: Registry::default(),
+        metrics: BTreeMap::new(),
         state: BTreeMap::new(),
     });
 }
@@ -160,6 +205,115 @@ pub mod clock {
     /// A clock that never goes back. Units: nanoseconds.
     pub fn monotonic_ns() -> u64 {
         now_ms() * 1_000_000
+    }
+}
+
+/// Stands in for the manifest under inspection.
+pub mod image {
+    use super::host;
+    use crate::{Descriptor, Pair};
+
+    /// What the manifest itself is.
+    pub fn target() -> Option<Descriptor> {
+        host(|host| host.image.target.clone())
+    }
+
+    /// The manifest's bytes.
+    pub fn raw() -> Vec<u8> {
+        host(|host| host.image.raw.clone())
+    }
+
+    /// `artifactType` of the manifest.
+    pub fn artifact_type() -> Option<String> {
+        host(|host| host.image.artifact_type.clone())
+    }
+
+    /// `subject` of the manifest.
+    pub fn subject() -> Option<Descriptor> {
+        host(|host| host.image.subject.clone())
+    }
+
+    /// Layers of an image; of an index, the manifests that it lists.
+    pub fn layers() -> Vec<Descriptor> {
+        host(|host| host.image.layers.clone())
+    }
+
+    /// Annotations of the manifest itself.
+    pub fn annotations() -> Vec<Pair> {
+        let pair = |(key, value): (&String, &String)| Pair { key: key.clone(), value: value.clone() };
+        host(|host| host.image.annotations.iter().map(pair).collect())
+    }
+
+    /// One annotation.
+    pub fn annotation(key: &str) -> Option<String> {
+        host(|host| host.image.annotations.get(key).cloned())
+    }
+
+    /// The image's configuration.
+    pub fn config() -> Result<Vec<u8>, String> {
+        Ok(host(|host| host.image.config.clone()))
+    }
+
+    /// A label of the image's configuration.
+    pub fn label(key: &str) -> Result<Option<String>, String> {
+        Ok(host(|host| host.image.labels.get(key).cloned()))
+    }
+
+    /// Digests of the indexes that list this manifest.
+    pub fn parents() -> Vec<String> {
+        host(|host| host.image.parents.clone())
+    }
+}
+
+/// Stands in for look-ups in the repository of the image.
+pub mod registry {
+    use super::host;
+    use crate::Descriptor;
+    pub use crate::bindings::tidegate::policy::registry::Error;
+
+    /// A manifest by tag or digest.
+    pub fn manifest(reference: &str) -> Result<Vec<u8>, Error> {
+        look_up(|registry| registry.manifests.get(reference).cloned())
+    }
+
+    /// What refers to a digest.
+    pub fn referrers(digest: &str, artifact_type: Option<&str>) -> Result<Vec<Descriptor>, Error> {
+        let mut found = look_up(|registry| Some(registry.referrers.get(digest).cloned().unwrap_or_default()))?;
+        found.retain(|one| artifact_type.is_none() || one.artifact_type.as_deref() == artifact_type);
+        Ok(found)
+    }
+
+    /// A small blob.
+    pub fn blob(digest: &str) -> Result<Vec<u8>, Error> {
+        look_up(|registry| registry.blobs.get(digest).cloned())
+    }
+
+    fn look_up<T>(find: impl FnOnce(&super::Registry) -> Option<T>) -> Result<T, Error> {
+        host(|host| match &host.registry.failure {
+            Some(failure) => Err(failure.clone()),
+            None => find(&host.registry).ok_or(Error::NotFound),
+        })
+    }
+}
+
+/// Stands in for the operator's metrics.
+pub mod metrics {
+    use super::host;
+    use crate::Pair;
+
+    /// Adds to a counter.
+    pub fn increment(name: &str, labels: &[Pair], by: u32) {
+        host(|host| *host.metrics.entry(series(name, labels)).or_default() += f64::from(by));
+    }
+
+    /// Sets a gauge.
+    pub fn set(name: &str, labels: &[Pair], value: f64) {
+        host(|host| host.metrics.insert(series(name, labels), value));
+    }
+
+    fn series(name: &str, labels: &[Pair]) -> String {
+        let labels: Vec<String> = labels.iter().map(|pair| format!("{}={:?}", pair.key, pair.value)).collect();
+        format!("{name}{{{}}}", labels.join(","))
     }
 }
 

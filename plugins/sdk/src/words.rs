@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Candidate, Denial, Reference, Request, Routes, Step, Verdict};
+use crate::{Candidate, Denial, Finding, Hold, Reference, Request, Routes, Step, Verdict};
 
 impl Denial {
     /// A 403 with the code `DENIED`. For another answer: `Denial { status: 429, ..Denial::new("...") }`.
@@ -28,6 +28,26 @@ impl Verdict {
 }
 
 impl From<Denial> for Verdict {
+    fn from(denial: Denial) -> Self {
+        Self::Deny(denial)
+    }
+}
+
+impl Finding {
+    /// A 403 with the code `DENIED`.
+    pub fn deny(message: impl Into<String>) -> Self {
+        Self::Deny(Denial::new(message))
+    }
+
+    /// A denial for now.
+    ///
+    /// `for_secs`: when to ask again. Units: seconds.
+    pub fn hold(message: impl Into<String>, for_secs: u32) -> Self {
+        Self::Hold(Hold { for_secs, message: message.into() })
+    }
+}
+
+impl From<Denial> for Finding {
     fn from(denial: Denial) -> Self {
         Self::Deny(denial)
     }
