@@ -20,7 +20,7 @@ const LOG_LINES_MAX: u32 = 64;
 pub(super) const PARTS_MAX: usize = 8;
 
 /// A configuration file as the plugin gets it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(super) struct ConfigFile {
     pub name: String,
     pub text: String,
