@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use bytes::Bytes;
 use tidegate::config::{OnLoadError, Plugins as Config};
 use tidegate::metrics::Metrics;
+use tidegate::oci::manifest::Descriptor;
 use tidegate::oci::{Addressing, Content, Method, Place, Pull, Reference, Registry, Repository, Tag};
-use tidegate::plugin::{Admission, Cached, Facts, Plugins, Question};
+use tidegate::oci::{Digest, RateLimit};
+use tidegate::plugin::{Admission, Cached, Facts, Looking, Lookups, Missing, Plugins, Question};
 
 /// Calls that are measured.
 const CALLS: usize = 10_000;
@@ -73,10 +76,38 @@ fn question() -> Question {
     let pull = Pull { place, content, method: Method::Get, addressing: Addressing::Ns };
     let facts =
         Facts::new("bench".to_owned(), IpAddr::from([127, 0, 0, 1]), "bench".to_owned(), Vec::new(), Vec::new());
-    Question {
-        pull: Arc::new(pull),
-        facts: Arc::new(facts),
-        peek: Arc::new(|| Box::pin(async { Cached::Absent })),
-        dry_run: false,
+    Question { pull: Arc::new(pull), facts: Arc::new(facts), lookups: Arc::new(Nothing), image: None, dry_run: false }
+}
+
+/// There is nothing to look up.
+struct Nothing;
+
+impl Lookups for Nothing {
+    fn cached(&self) -> Looking<'_, Cached> {
+        Box::pin(async { Cached::Absent })
+    }
+
+    fn manifest(&self, _: Reference) -> Looking<'_, Result<Bytes, Missing>> {
+        Box::pin(async { Err(Missing::NotFound) })
+    }
+
+    fn referrers(&self, _: Digest) -> Looking<'_, Result<Vec<Descriptor>, Missing>> {
+        Box::pin(async { Err(Missing::NotFound) })
+    }
+
+    fn blob(&self, _: Digest, _: usize) -> Looking<'_, Result<Bytes, Missing>> {
+        Box::pin(async { Err(Missing::NotFound) })
+    }
+
+    fn parents(&self, _: Digest) -> Looking<'_, Vec<Digest>> {
+        Box::pin(async { Vec::new() })
+    }
+
+    fn rate_limit(&self, _: &Registry) -> Option<(RateLimit, Duration)> {
+        None
+    }
+
+    fn is_ailing(&self, _: &Registry) -> bool {
+        false
     }
 }
