@@ -71,7 +71,8 @@ pub(super) struct Life {
     /// Units: nanoseconds.
     pub busy: AtomicU64,
     pub last_error: Mutex<Option<(SystemTime, String)>>,
-    failures_in_a_row: AtomicU32,
+    /// Of each hook by itself: one that answers does not make up for another that never does.
+    failures_in_a_row: [AtomicU32; Ask::HOOKS],
     given_up: AtomicBool,
 }
 
@@ -83,7 +84,7 @@ impl Life {
             failures: AtomicU64::new(0),
             busy: AtomicU64::new(0),
             last_error: Mutex::default(),
-            failures_in_a_row: AtomicU32::new(0),
+            failures_in_a_row: Default::default(),
             given_up: AtomicBool::new(false),
         }
     }
@@ -248,7 +249,7 @@ impl Plugin {
         self.life.calls.fetch_add(1, Ordering::Relaxed);
         self.life.busy.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         match &answer {
-            Ok(_) => self.life.failures_in_a_row.store(0, Ordering::Relaxed),
+            Ok(_) => self.life.failures_in_a_row[ask.number()].store(0, Ordering::Relaxed),
             Err(err) => self.fail(ask, question, err),
         }
         answer
@@ -266,7 +267,7 @@ impl Plugin {
         if matches!(err, CallError::Busy) {
             return;
         }
-        let times = self.life.failures_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+        let times = self.life.failures_in_a_row[ask.number()].fetch_add(1, Ordering::Relaxed) + 1;
         if self.settings.give_up_after == Some(times) {
             self.life.given_up.store(true, Ordering::Relaxed);
             self.metrics.plugin_given_up.get_or_create(&metrics::Plugin { plugin: plugin.to_owned() }).set(1);

@@ -18,6 +18,21 @@ pub(super) enum Ask {
 }
 
 impl Ask {
+    /// How many hooks there are.
+    pub const HOOKS: usize = 6;
+
+    /// The hook's place among them.
+    pub fn number(&self) -> usize {
+        match self {
+            Self::Check => 0,
+            Self::Admit(_) => 1,
+            Self::Route(..) => 2,
+            Self::OnFailure(..) => 3,
+            Self::Inspect(_) => 4,
+            Self::Judge(..) => 5,
+        }
+    }
+
     /// The hook's name.
     pub fn hook(&self) -> &'static str {
         match self {
