@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::bindings::types;
 use super::convert::{self, Routes, Step, Verdict};
 use super::facts::Question;
+use super::folder::Version;
 use super::instance::{Answer, CallError, Hook, Plugin};
 use super::settings::OnError;
 use crate::oci::{Attempt, Candidate, Code, Denial};
@@ -15,6 +16,8 @@ pub struct PluginSet {
     /// Counts up at each swap.
     pub(super) generation: u64,
     pub(super) plugins: Vec<Arc<Plugin>>,
+    /// Those that are switched off: what is known of them is their files.
+    pub(super) off: Vec<Arc<Version>>,
 }
 
 /// What all admission plugins say together.
