@@ -11,13 +11,16 @@ use super::bindings::{call, clock, config, log, state as wit_state, types};
 use super::convert::printable;
 use super::facts::{Cached, Question};
 use super::state::{Refused, State, now_ms};
+use super::wasi::Sandbox;
 
 /// Bytes of log lines that one call of a hook may write.
-const LOG_MAX: usize = 8 << 10;
+pub(super) const LOG_MAX: usize = 8 << 10;
 /// Lines that one call of a hook may write, empty ones too.
 const LOG_LINES_MAX: u32 = 64;
-/// Tables and core instances that a component may have; `QuickJS` needs 3.
+/// Memories and tables that a component may have; `QuickJS` needs 3 of each.
 pub(super) const PARTS_MAX: usize = 8;
+/// Core instances that a component may have; Python, which is linked of many libraries, needs 38.
+pub(super) const INSTANCES_MAX: usize = 64;
 
 /// A configuration file as the plugin gets it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -31,6 +34,8 @@ pub(super) struct Shared {
     pub plugin: String,
     pub config: Vec<ConfigFile>,
     pub state: Arc<State>,
+    /// Whether it was built for WASI.
+    pub wasi: bool,
 }
 
 /// The data of a store.
@@ -46,6 +51,8 @@ pub(super) struct Guest {
     log_dropped: u32,
     quiet: bool,
     started: Instant,
+    /// What WASI is to it; none: it was not built for that.
+    pub sandbox: Option<Box<Sandbox>>,
 }
 
 impl Guest {
@@ -53,12 +60,13 @@ impl Guest {
         let limits = StoreLimitsBuilder::new()
             .memory_size(memory_bytes)
             .table_elements(10_000)
-            .instances(PARTS_MAX)
+            .instances(INSTANCES_MAX)
             .tables(PARTS_MAX)
             .memories(PARTS_MAX)
             .trap_on_grow_failure(true)
             .build();
         let state = shared.state.clone();
+        let sandbox = shared.wasi.then(|| Box::new(Sandbox::new()));
         Self {
             shared,
             limits,
@@ -70,11 +78,13 @@ impl Guest {
             log_dropped: 0,
             quiet: false,
             started: Instant::now(),
+            sandbox,
         }
     }
 
     /// Begins a call of a hook.
     pub fn begin(&mut self, question: Option<&Question>, ticks: u32) {
+        self.tell_output();
         self.question = question.cloned();
         self.state = match question {
             Some(question) if question.dry_run => Arc::new(self.shared.state.fork()),
@@ -94,8 +104,19 @@ impl Guest {
         self.quiet = true;
     }
 
+    /// Writes what it printed to the log, as it may write there itself.
+    fn tell_output(&mut self) {
+        let Some(sandbox) = &self.sandbox else { return };
+        for (lines, level) in sandbox.take_lines().into_iter().zip([log::Level::Info, log::Level::Warn]) {
+            for line in lines {
+                log::Host::write(self, level, line);
+            }
+        }
+    }
+
     /// Ends it; nothing of the request stays behind.
     pub fn end(&mut self) {
+        self.tell_output();
         if self.log_dropped > 0 {
             warn!(plugin = self.shared.plugin, dropped = self.log_dropped, "a plugin logs more than a call may");
             self.log_dropped = 0;
@@ -114,6 +135,13 @@ impl Guest {
             Some(question) => (question.peek)().await,
             None => Cached::Absent,
         }
+    }
+}
+
+impl Drop for Guest {
+    /// What a guest printed before it failed says why.
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -16,6 +16,7 @@ use super::folder::Version;
 use super::guest::{Guest, Shared};
 use super::settings::Settings;
 use super::state::States;
+use super::wasi;
 use crate::metrics::{Metrics, PluginCall};
 use crate::trace;
 
@@ -137,20 +138,24 @@ impl Plugin {
         states: &States,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, String> {
-        let settings = Settings::parse(version.settings.as_ref())?;
+        let mut settings = Settings::parse(version.settings.as_ref())?;
         let component = match before {
             Some(before) if before.version.wasm == version.wasm => before.component.clone(),
             _ => compile::compile(engine, &version.wasm).await?,
         };
-        let pre = engine
-            .linker
-            .instantiate_pre(&component)
-            .map_err(|err| format!("it asks for what there is not: {err:#}"))?;
+        let wasi = wasi::is_wanted_by(&component);
+        if wasi || wasi::brings_runtime(&component) {
+            settings.allow_for_runtime();
+        }
+        let linker = if wasi { &engine.wasi_linker } else { &engine.linker };
+        let pre =
+            linker.instantiate_pre(&component).map_err(|err| format!("it asks for what there is not: {err:#}"))?;
         let hooks = Hooks::find(&component, &pre)?;
         let shared = Arc::new(Shared {
             plugin: version.name.clone(),
             config: version.config.clone(),
             state: states.of(&version.name),
+            wasi,
         });
         let plugin = Self {
             settings,

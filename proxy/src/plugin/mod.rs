@@ -17,6 +17,7 @@ mod scope;
 mod set;
 mod settings;
 mod state;
+mod wasi;
 mod watch;
 
 pub use compile::{VERB as COMPILE_VERB, run_compiler};

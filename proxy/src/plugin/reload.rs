@@ -416,7 +416,7 @@ impl Loader {
                         tracing::info!(plugin = name, file, hooks, elapsed_ms, "plugin loaded");
                     }
                     None => {
-                        tracing::warn!(plugin = name, file, "plugin switched off by its settings: it decides nothing")
+                        tracing::warn!(plugin = name, file, "plugin switched off by its settings: it decides nothing");
                     }
                 }
                 self.keep(version).await;
