@@ -33,6 +33,7 @@ mod traces;
 mod transfers;
 mod upstream_faults;
 mod upstreams;
+mod wasi;
 mod wasm_input;
 
 use tidegate_tests::content::sha256;

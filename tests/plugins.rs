@@ -159,6 +159,31 @@ fn the_settings_are_the_hosts_and_never_handed_to_the_plugin() {
 }
 
 #[test]
+fn a_plugin_that_is_switched_off_decides_nothing_and_is_not_even_compiled() {
+    let (fake, image) = fake_with_app();
+    let off: &[u8] = b"mode = \"off\"\n";
+    let site = Site::of(&fake.url()).with([
+        ("10-gate.wasm", &guests::denier("no")[..]),
+        ("20-bad.wasm", b"no plugin at all"),
+        ("20-bad.settings.toml", off),
+    ]);
+    let proxy = site.start();
+    proxy.wait(proxy.beginning(), "plugin switched off by its settings: it decides nothing", &[("plugin", "bad")]);
+    assert!(denial(&proxy).contains("no"));
+    let event = proxy.reload(|site| site.install("10-gate.settings.toml", off));
+    assert_eq!(event.field("plugins"), "");
+    assert_pulls(&proxy, &image);
+    let (site, _) = proxy.terminate();
+    let proxy = site.start();
+    assert_pulls(&proxy, &image);
+    proxy.reload(|site| site.install("10-gate.settings.toml", b"mode = \"enforce\"\n"));
+    assert!(denial(&proxy).contains("no"));
+    // Its file was never looked into; now it is.
+    let refusal = proxy.refusal("bad", |site| site.install("20-bad.settings.toml", b"mode = \"shadow\"\n"));
+    assert!(refusal.field("reason").contains("no WebAssembly"), "{refusal:?}");
+}
+
+#[test]
 fn a_configuration_is_any_file_of_the_stem_or_a_folder_of_them() {
     let (fake, _image) = fake_with_app();
     let proxy =

@@ -51,6 +51,8 @@ pub enum Does<'a> {
     Garbles,
     /// Gives a text that lies outside its memory.
     Overreaches,
+    /// Runs instructions in the text format, which leave the address of the result on the stack.
+    Runs(&'a str),
 }
 
 impl Guest {
@@ -184,6 +186,7 @@ impl Guest {
                 grow.to_owned() + &case(0)
             }
             Does::Garbles => case(77),
+            Does::Runs(instructions) => instructions.to_owned(),
             Does::Overreaches => "(call $deny (i32.const 16) (i32.const 209715200))".to_owned(),
         }
     }

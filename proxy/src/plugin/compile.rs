@@ -8,6 +8,9 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
+use wasi_preview1_component_adapter_provider::{
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME as PREVIEW1, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER as PREVIEW1_ADAPTER,
+};
 use wasmtime::Engine as Wasmtime;
 use wasmtime::component::Component;
 
@@ -125,6 +128,8 @@ fn in_words(err: wasmtime::Error) -> anyhow::Error {
 /// Makes a component of a core module that carries the type of one.
 fn encode(module: &[u8]) -> anyhow::Result<Vec<u8>> {
     let encoder = wit_component::ComponentEncoder::default().validate(true).module(module);
+    // Go speaks the first preview of WASI; the adapter stays out of whoever does not.
+    let encoder = encoder.and_then(|encoder| encoder.adapter(PREVIEW1, PREVIEW1_ADAPTER));
     let component = encoder.and_then(|mut encoder| encoder.encode());
     component.map_err(|err| err.context("this core module is no plugin: it must carry a component type (wit-bindgen and `wasm-tools component embed` write one)"))
 }

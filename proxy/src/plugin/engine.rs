@@ -9,7 +9,8 @@ use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine as Wasmtime, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-use super::guest::{self, Guest, PARTS_MAX};
+use super::guest::{self, Guest, INSTANCES_MAX, PARTS_MAX};
+use super::wasi;
 
 /// Instances that may live at once, idle ones included. Each slot reserves address space, not memory.
 pub(super) const SLOTS: u32 = 256;
@@ -24,6 +25,8 @@ const KEEP_RESIDENT: usize = 256 << 10;
 pub struct Engine {
     pub(super) wasmtime: Wasmtime,
     pub(super) linker: Linker<Guest>,
+    /// For components that were built for WASI.
+    pub(super) wasi_linker: Linker<Guest>,
     pub(super) slots: Arc<Semaphore>,
     /// The program that compiles in a process of its own: this one.
     pub(super) program: PathBuf,
@@ -39,12 +42,13 @@ impl Engine {
         let mut pool = PoolingAllocationConfig::new();
         let slots = SLOTS;
         let parts = u32::try_from(PARTS_MAX).expect("a small number");
+        let instances = u32::try_from(INSTANCES_MAX).expect("a small number");
         pool.total_component_instances(slots)
-            .total_core_instances(slots * 4)
+            .total_core_instances(slots * instances)
             .total_memories(slots * 2)
             .total_tables(slots * 2)
             .total_stacks(slots)
-            .max_core_instances_per_component(parts)
+            .max_core_instances_per_component(instances)
             .max_memories_per_component(parts)
             .max_tables_per_component(parts)
             .max_memory_size(MEMORY_MAX)
@@ -55,8 +59,10 @@ impl Engine {
         let wasmtime = Wasmtime::new(&config)?;
         let mut linker = Linker::new(&wasmtime);
         guest::link(&mut linker)?;
+        let mut wasi_linker = linker.clone();
+        wasi::link(&mut wasi_linker)?;
         let ticker = Ticker::start(wasmtime.clone());
-        Ok(Self { wasmtime, linker, slots: Arc::new(Semaphore::new(slots as usize)), program, ticker })
+        Ok(Self { wasmtime, linker, wasi_linker, slots: Arc::new(Semaphore::new(slots as usize)), program, ticker })
     }
 
     /// Lets the epoch advance until the guard is dropped.

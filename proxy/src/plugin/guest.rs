@@ -15,17 +15,20 @@ use super::lookups::Cached;
 use super::meter::Meter;
 use super::settings::Mode;
 use super::state::{Refused, State, now_ms};
+use super::wasi::Sandbox;
 use crate::metrics::{self, Metrics, Value};
 use crate::oci::Registry;
 
 /// Bytes of log lines that one call of a hook may write.
-const LOG_MAX: usize = 8 << 10;
+pub(super) const LOG_MAX: usize = 8 << 10;
 /// Lines that one call of a hook may write, empty ones too.
 const LOG_LINES_MAX: u32 = 64;
 /// What of its last error is told where it fails. Units: bytes.
 const SAID_MAX: usize = 1024;
-/// Tables and core instances that a component may have; `QuickJS` needs 3.
+/// Memories and tables that a component may have; `QuickJS` needs 3 of each.
 pub(super) const PARTS_MAX: usize = 8;
+/// Core instances that a component may have; Python, which is linked of many libraries, needs 38.
+pub(super) const INSTANCES_MAX: usize = 64;
 
 /// A configuration file as the plugin gets it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -41,6 +44,8 @@ pub(super) struct Shared {
     pub state: Arc<State>,
     pub mode: Mode,
     pub metrics: Arc<Metrics>,
+    /// Whether it was built for WASI.
+    pub wasi: bool,
 }
 
 /// The data of a store.
@@ -58,6 +63,8 @@ pub(super) struct Guest {
     log_dropped: u32,
     quiet: bool,
     started: Instant,
+    /// What WASI is to it; none: it was not built for that.
+    pub sandbox: Option<Box<Sandbox>>,
 }
 
 impl Guest {
@@ -65,12 +72,13 @@ impl Guest {
         let limits = StoreLimitsBuilder::new()
             .memory_size(memory_bytes)
             .table_elements(10_000)
-            .instances(PARTS_MAX)
+            .instances(INSTANCES_MAX)
             .tables(PARTS_MAX)
             .memories(PARTS_MAX)
             .trap_on_grow_failure(true)
             .build();
         let state = shared.state.clone();
+        let sandbox = shared.wasi.then(|| Box::new(Sandbox::new()));
         Self {
             shared,
             limits,
@@ -84,11 +92,13 @@ impl Guest {
             log_dropped: 0,
             quiet: false,
             started: Instant::now(),
+            sandbox,
         }
     }
 
     /// Begins a call of a hook.
     pub fn begin(&mut self, question: Option<&Question>, time: Duration) {
+        self.tell_output();
         self.question = question.cloned();
         self.state = match question {
             Some(question) if question.dry_run => Arc::new(self.shared.state.fork()),
@@ -110,8 +120,19 @@ impl Guest {
         self.quiet = true;
     }
 
+    /// Writes what it printed to the log, as it may write there itself.
+    fn tell_output(&mut self) {
+        let Some(sandbox) = &self.sandbox else { return };
+        for (lines, level) in sandbox.take_lines().into_iter().zip([log::Level::Info, log::Level::Warn]) {
+            for line in lines {
+                log::Host::write(self, level, line);
+            }
+        }
+    }
+
     /// Ends it; nothing of the request stays behind.
     pub fn end(&mut self) {
+        self.tell_output();
         if self.log_dropped > 0 {
             warn!(plugin = self.shared.plugin, dropped = self.log_dropped, "a plugin logs more than a call may");
             self.log_dropped = 0;
@@ -129,6 +150,13 @@ impl Guest {
             Some(question) => self.meter.free(question.lookups.cached()).await,
             None => Cached::Absent,
         }
+    }
+}
+
+impl Drop for Guest {
+    /// What a guest printed before it failed says why.
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

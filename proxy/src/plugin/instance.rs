@@ -20,6 +20,7 @@ use super::meter::{Late, Metered};
 use super::ruling::{Ask, Ruling};
 use super::settings::{Isolation, Settings};
 use super::state::States;
+use super::wasi;
 use crate::metrics::{self, Metrics, PluginCall};
 use crate::trace;
 
@@ -166,15 +167,18 @@ impl Plugin {
         states: &States,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, String> {
-        let settings = Settings::parse(version.settings.as_ref())?;
+        let mut settings = Settings::parse(version.settings.as_ref())?;
         let component = match before {
             Some(before) if before.version.wasm == version.wasm => before.component.clone(),
             _ => compile::compile(engine, &version.wasm).await?,
         };
-        let pre = engine
-            .linker
-            .instantiate_pre(&component)
-            .map_err(|err| format!("it asks for what there is not: {err:#}"))?;
+        let wasi = wasi::is_wanted_by(&component);
+        if wasi || wasi::brings_runtime(&component) {
+            settings.allow_for_runtime();
+        }
+        let linker = if wasi { &engine.wasi_linker } else { &engine.linker };
+        let pre =
+            linker.instantiate_pre(&component).map_err(|err| format!("it asks for what there is not: {err:#}"))?;
         let hooks = Hooks::find(&component, &pre)?;
         let shared = Arc::new(Shared {
             plugin: version.name.clone(),
@@ -182,6 +186,7 @@ impl Plugin {
             state: states.of(&version.name),
             mode: settings.mode,
             metrics: metrics.clone(),
+            wasi,
         });
         let plugin = Self {
             settings,

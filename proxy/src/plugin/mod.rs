@@ -23,6 +23,7 @@ mod set;
 mod settings;
 mod state;
 mod view;
+mod wasi;
 mod watch;
 
 pub use compile::{VERB as COMPILE_VERB, run_compiler};

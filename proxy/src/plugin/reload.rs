@@ -17,6 +17,7 @@ use super::folder::{self, Found, Listing, Version};
 use super::instance::Plugin;
 use super::last_good::LastGood;
 use super::set::PluginSet;
+use super::settings::{Mode, Settings};
 use super::state::States;
 use super::watch::{Ear, SETTLE, Sightings, watch};
 use crate::config::{OnLoadError, Plugins as Config};
@@ -134,6 +135,34 @@ enum Intent {
     Load(Box<Version>),
     /// It cannot even be read.
     Refuse(String),
+}
+
+/// A version that is in effect.
+#[derive(Clone)]
+enum Loaded {
+    On(Arc<Plugin>),
+    /// Its settings say `mode = "off"`: its code is not even compiled.
+    Off(Arc<Version>),
+}
+
+impl Loaded {
+    fn version(&self) -> &Version {
+        match self {
+            Self::On(plugin) => &plugin.version,
+            Self::Off(version) => version,
+        }
+    }
+
+    fn plugin(&self) -> Option<&Plugin> {
+        match self {
+            Self::On(plugin) => Some(plugin),
+            Self::Off(_) => None,
+        }
+    }
+
+    fn all_of(set: &PluginSet) -> Vec<Self> {
+        set.plugins.iter().cloned().map(Self::On).chain(set.off.iter().cloned().map(Self::Off)).collect()
+    }
 }
 
 impl Loader {
@@ -265,18 +294,18 @@ impl Loader {
             }
         };
         let mut again = self.sightings.look(&listing, now);
-        let before = self.current.load_full();
+        let before = Loaded::all_of(&self.current.load());
         let mut changed = false;
-        let mut plugins: Vec<Arc<Plugin>> = Vec::new();
+        let mut plugins: Vec<Loaded> = Vec::new();
         for found in &listing.found {
-            let live = before.plugins.iter().find(|plugin| plugin.version.name == found.name);
-            let plugin = match self.intend(found, live.map(|plugin| &plugin.version), now).await {
+            let live = before.iter().find(|live| live.version().name == found.name);
+            let plugin = match self.intend(found, live.map(Loaded::version), now).await {
                 Intent::Keep => None,
                 Intent::Hold => {
                     again = Some(sooner(again, SETTLE));
                     None
                 }
-                Intent::Load(version) => self.load(*version, live.map(Arc::as_ref)).await.ok(),
+                Intent::Load(version) => self.load(*version, live.and_then(Loaded::plugin)).await.ok(),
                 Intent::Refuse(reason) => {
                     self.report_once(reason.clone()).then(|| self.refuse(&found.name, &found.file, reason));
                     None
@@ -290,9 +319,9 @@ impl Loader {
                 self.refuse(problem.name.as_deref().unwrap_or(&problem.file), &problem.file, problem.reason.clone());
             }
         }
-        for live in &before.plugins {
-            let name = &live.version.name;
-            if plugins.iter().any(|plugin| &plugin.version.name == name) {
+        for live in &before {
+            let name = &live.version().name;
+            if plugins.iter().any(|plugin| &plugin.version().name == name) {
                 continue;
             }
             let in_doubt = listing.problems.iter().any(|problem| problem.name.as_ref() == Some(name));
@@ -373,29 +402,40 @@ impl Loader {
         Intent::Load(Box::new(version))
     }
 
-    async fn load(&mut self, version: Version, before: Option<&Plugin>) -> Result<Arc<Plugin>, String> {
+    async fn load(&mut self, version: Version, before: Option<&Plugin>) -> Result<Loaded, String> {
         let (name, file) = (version.name.clone(), version.file.clone());
         let started = Instant::now();
-        match Plugin::load(version.clone(), before, &self.engine, &self.states, &self.metrics).await {
-            Ok(plugin) => {
+        match self.make(version.clone(), before).await {
+            Ok(loaded) => {
                 self.refused.remove(&name);
                 self.metrics.plugin_loads.get_or_create(&PluginLoad { plugin: name.clone(), outcome: "ok" }).inc();
                 let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-                tracing::info!(
-                    plugin = name,
-                    file,
-                    hooks = plugin.hooks.names().join(","),
-                    elapsed_ms,
-                    "plugin loaded"
-                );
+                match loaded.plugin() {
+                    Some(plugin) => {
+                        let hooks = plugin.hooks.names().join(",");
+                        tracing::info!(plugin = name, file, hooks, elapsed_ms, "plugin loaded");
+                    }
+                    None => {
+                        tracing::warn!(plugin = name, file, "plugin switched off by its settings: it decides nothing");
+                    }
+                }
                 self.keep(version).await;
-                Ok(Arc::new(plugin))
+                Ok(loaded)
             }
             Err(reason) => {
                 self.refused.insert(name.clone(), version);
                 Err(self.refuse(&name, &file, reason))
             }
         }
+    }
+
+    /// Makes of a version what its settings say.
+    async fn make(&self, version: Version, before: Option<&Plugin>) -> Result<Loaded, String> {
+        if Settings::parse(version.settings.as_ref())?.mode == Mode::Off {
+            return Ok(Loaded::Off(Arc::new(version)));
+        }
+        let plugin = Plugin::load(version, before, &self.engine, &self.states, &self.metrics).await?;
+        Ok(Loaded::On(Arc::new(plugin)))
     }
 
     /// Reports a version that is not loaded; gives its reason back.
@@ -407,17 +447,16 @@ impl Loader {
         reason
     }
 
-    async fn load_last_good(&mut self, name: &str, file: &str) -> Option<Arc<Plugin>> {
+    async fn load_last_good(&mut self, name: &str, file: &str) -> Option<Loaded> {
         let last_good = self.last_good.clone()?;
         let wanted = name.to_owned();
         let mut version = tokio::task::spawn_blocking(move || last_good.get(&wanted)).await.ok()??;
         // It takes the place of the bad file.
         file.clone_into(&mut version.file);
-        let plugin = Plugin::load(version, None, &self.engine, &self.states, &self.metrics).await;
-        match plugin {
-            Ok(plugin) => {
+        match self.make(version, None).await {
+            Ok(loaded) => {
                 tracing::warn!(plugin = name, file, "the last good version serves in place of the file");
-                Some(Arc::new(plugin))
+                Some(loaded)
             }
             Err(reason) => {
                 tracing::error!(plugin = name, reason, "the last good version does not load either");
@@ -450,10 +489,16 @@ impl Loader {
     }
 
     /// Puts a set into effect, in the order of the files.
-    fn swap(&mut self, mut plugins: Vec<Arc<Plugin>>) {
-        plugins.sort_by(|one, other| one.version.file.cmp(&other.version.file));
+    fn swap(&mut self, mut loaded: Vec<Loaded>) {
+        loaded.sort_by(|one, other| one.version().file.cmp(&other.version().file));
         let generation = self.current.load().generation + 1;
-        let set = PluginSet { generation, plugins };
+        let mut set = PluginSet { generation, ..PluginSet::default() };
+        for one in loaded {
+            match one {
+                Loaded::On(plugin) => set.plugins.push(plugin),
+                Loaded::Off(version) => set.off.push(version),
+            }
+        }
         let names = set.names().collect::<Vec<_>>().join(",");
         self.metrics.plugin_generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.current.store(Arc::new(set));

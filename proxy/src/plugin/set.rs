@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::convert;
 use super::facts::{Decided, Question};
+use super::folder::Version;
 use super::instance::{CallError, Plugin};
 use super::ruling::{Ask, Finding, Routes, Rule, Ruling, Step, Verdict};
 use super::settings::{Mode, OnError};
@@ -17,6 +18,8 @@ pub struct PluginSet {
     /// Counts up at each swap.
     pub(super) generation: u64,
     pub(super) plugins: Vec<Arc<Plugin>>,
+    /// Those that are switched off: what is known of them is their files.
+    pub(super) off: Vec<Arc<Version>>,
 }
 
 /// What all admission plugins say together.

@@ -17,6 +17,8 @@ const DEADLINE: Duration = Duration::from_millis(50);
 const DEADLINE_MAX_MS: i64 = 10_000;
 /// Memory of an instance. Units: bytes.
 const MEMORY: usize = 16 << 20;
+/// Memory of an instance that brings the runtime of its language along. Units: bytes.
+const MEMORY_WITH_RUNTIME: usize = 64 << 20;
 /// One page of WebAssembly, below which there is nothing. Units: bytes.
 const MEMORY_MIN: usize = 64 << 10;
 
@@ -29,6 +31,7 @@ pub(super) struct Settings {
     pub deadline: Duration,
     /// Units: bytes.
     pub memory_bytes: usize,
+    memory_is_set: bool,
     /// What becomes of an instance after a call.
     pub isolation: Isolation,
     /// Whether what it decides holds.
@@ -127,6 +130,7 @@ impl Settings {
                 }
             },
         };
+        let memory_is_set = typed.memory.is_some();
         let memory_bytes = match typed.memory {
             None => MEMORY,
             Some(size) => memory(size.get_ref()).map_err(|reason| error(file, size.span().start, &reason))?,
@@ -153,12 +157,20 @@ impl Settings {
             on_error: typed.on_error,
             deadline,
             memory_bytes,
+            memory_is_set,
             isolation: typed.isolation.unwrap_or_default(),
             mode: typed.mode.unwrap_or_default(),
             give_up_after,
             only,
             except: patterns("except", &typed.except.unwrap_or_default(), file)?,
         })
+    }
+
+    /// For a guest that brings the runtime of its language along: where nothing else is said, it has more memory.
+    pub fn allow_for_runtime(&mut self) {
+        if !self.memory_is_set {
+            self.memory_bytes = MEMORY_WITH_RUNTIME;
+        }
     }
 
     /// Whether the plugin is asked about what comes from a place.
