@@ -15,6 +15,7 @@ mod faults;
 mod input;
 mod instruments;
 mod killed_upstream;
+mod plugin_verbs;
 mod plugins;
 mod policy;
 mod pulls;

@@ -4,6 +4,7 @@
 
 mod facts;
 
+mod alone;
 mod bindings;
 mod compile;
 mod convert;
@@ -25,6 +26,7 @@ mod state;
 mod view;
 mod watch;
 
+pub use alone::{About, Alone, Files};
 pub use compile::{VERB as COMPILE_VERB, run_compiler};
 pub use facts::{Decided, Decision, Facts, Identity, Question, Tried};
 pub use image::Image;
