@@ -6,6 +6,7 @@ mod check;
 mod explain;
 mod log;
 mod plugin;
+mod ruled;
 mod serve;
 
 use std::path::PathBuf;

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::compile;
 use super::engine::Engine;
@@ -11,7 +12,7 @@ use super::folder::{Found, list_folder, plugin_name};
 use super::guest::ConfigFile;
 use super::instance::{CheckError, Plugin};
 use super::set::PluginSet;
-use super::state::States;
+use super::state::{Clock, Refused, State, States};
 use crate::metrics::Metrics;
 
 /// Instances that are made to learn what one costs.
@@ -34,6 +35,8 @@ pub struct Alone {
     /// What was seen of it.
     pub about: About,
     plugin: Arc<Plugin>,
+    state: Arc<State>,
+    time: Arc<AtomicU64>,
 }
 
 /// What is known of a plugin without asking it to decide.
@@ -77,7 +80,9 @@ impl Alone {
         let kind = component.component_type();
         let imports = kind.imports(component.engine()).map(|(name, _)| name.to_owned()).collect();
         let exports: Vec<String> = kind.exports(component.engine()).map(|(name, _)| name.to_owned()).collect();
-        let plugin = Plugin::assemble(version, component, &engine, &States::new(None), &Arc::new(Metrics::default()))?;
+        let time = Arc::new(AtomicU64::new(Clock::System.now_ms()));
+        let states = States::new(None).with_clock(Clock::At(time.clone()));
+        let plugin = Plugin::assemble(version, component, &engine, &states, &Arc::new(Metrics::default()))?;
         let started = Instant::now();
         let accepts = match plugin.check().await {
             Ok(()) => Ok(()),
@@ -90,13 +95,47 @@ impl Alone {
             Err(_) => None,
         };
         let (interface, hooks) = interface(&exports);
+        let state = states.of(&name);
         let about = About { name, hooks, interface, imports, size, compiling, first_start, start, accepts };
-        Ok(Self { about, plugin: Arc::new(plugin) })
+        Ok(Self { about, plugin: Arc::new(plugin), state, time })
     }
 
     /// A set of this plugin only.
     pub fn set(&self) -> Arc<PluginSet> {
         Arc::new(PluginSet { generation: 1, plugins: vec![self.plugin.clone()] })
+    }
+
+    /// Sets the time that it is for the plugin; none: that of the system, as it is now.
+    pub fn set_time(&self, time: Option<SystemTime>) {
+        let ms = time.map_or_else(
+            || Clock::System.now_ms(),
+            |time| {
+                time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            },
+        );
+        self.time.store(ms, Ordering::Relaxed);
+    }
+
+    /// Empties the plugin's state.
+    pub fn forget_state(&self) {
+        self.state.clear();
+    }
+
+    /// Puts something into the plugin's state.
+    ///
+    /// # Errors
+    /// What is beyond the limits of a state.
+    pub fn put_state(&self, key: &str, value: &str) -> Result<(), String> {
+        self.state.set(key, value, None).map_err(|refused| match refused {
+            Refused::TooManyKeys => "more keys than a state may have".to_owned(),
+            Refused::KeyTooLong => "a key longer than it may be".to_owned(),
+            Refused::ValueTooLong => "a value longer than it may be".to_owned(),
+        })
+    }
+
+    /// What the plugin's state holds.
+    pub fn state(&self) -> BTreeMap<String, String> {
+        self.state.entries()
     }
 }
 
