@@ -8,6 +8,7 @@ mod coalescing;
 mod config_input;
 mod configuration;
 mod connections;
+mod decisions;
 mod disk;
 mod endurance;
 mod eviction;
