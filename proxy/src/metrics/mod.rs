@@ -55,7 +55,7 @@ pub struct Upstream {
 /// The label of how something ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
-    /// `ok`, `failed`, `orphaned`; of a span `delivered`, `dropped`, `failed`.
+    /// `ok`, `failed`, `orphaned`; of a span `delivered`, `dropped`, `failed`; of a line `written`, `dropped`, `failed`.
     pub outcome: &'static str,
 }
 
@@ -158,6 +158,8 @@ pub struct Metrics {
     pub panics: Counter,
     /// Spans of traces that ended.
     pub trace_spans: Family<Outcome, Counter>,
+    /// Lines of the decision record.
+    pub decision_lines: Family<Outcome, Counter>,
     /// Versions of the configuration that were read while running.
     pub config_loads: Family<Outcome, Counter>,
     /// The configuration in effect: counts up at each that takes effect.
@@ -339,6 +341,11 @@ impl Metrics {
             "trace_spans",
             "Spans of traces: delivered, dropped from a full queue, or not taken by the collector",
             self.trace_spans.clone(),
+        );
+        registry.register(
+            "decision_lines",
+            "Lines of the decision record: written, dropped from a full queue, or not taken by the file",
+            self.decision_lines.clone(),
         );
         registry.register("panics", "Panics: faults of this program", self.panics.clone());
         registry.register(

@@ -14,7 +14,7 @@ use super::looking::Budget;
 use super::lookups::Cached;
 use super::meter::Meter;
 use super::settings::Mode;
-use super::state::{Refused, State, now_ms};
+use super::state::{Refused, State};
 use super::wasi::Sandbox;
 use crate::metrics::{self, Metrics, Value};
 use crate::oci::Registry;
@@ -297,7 +297,7 @@ impl log::Host for Guest {
 
 impl clock::Host for Guest {
     fn now_ms(&mut self) -> u64 {
-        let Some(question) = &self.question else { return now_ms() };
+        let Some(question) = &self.question else { return self.state.now_ms() };
         let since = question.lookups.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }

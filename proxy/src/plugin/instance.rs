@@ -141,6 +141,17 @@ pub enum CallError {
     GivenUp(u32),
 }
 
+/// Why a version does not take effect.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum CheckError {
+    /// It says so.
+    #[error("it refuses its configuration: {0}")]
+    Refused(String),
+    /// It could not even be asked.
+    #[error("{0}")]
+    Failed(String),
+}
+
 impl CallError {
     /// A word for it: a label of a metric.
     pub(super) fn kind(&self) -> &'static str {
@@ -167,11 +178,28 @@ impl Plugin {
         states: &States,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, String> {
-        let mut settings = Settings::parse(version.settings.as_ref())?;
         let component = match before {
             Some(before) if before.version.wasm == version.wasm => before.component.clone(),
             _ => compile::compile(engine, &version.wasm).await?,
         };
+        let plugin = Self::assemble(version, component, engine, states, metrics)?;
+        plugin.check().await.map_err(|err| err.to_string())?;
+        metrics.plugin_given_up.remove(&metrics::Plugin { plugin: plugin.version.name.clone() });
+        Ok(plugin)
+    }
+
+    /// Puts a version together from its code, without asking it anything.
+    ///
+    /// # Errors
+    /// A text for the operator.
+    pub(super) fn assemble(
+        version: Version,
+        component: Component,
+        engine: &Arc<Engine>,
+        states: &States,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, String> {
+        let mut settings = Settings::parse(version.settings.as_ref())?;
         let wasi = wasi::is_wanted_by(&component);
         if wasi || wasi::brings_runtime(&component) {
             settings.allow_for_runtime();
@@ -188,7 +216,7 @@ impl Plugin {
             metrics: metrics.clone(),
             wasi,
         });
-        let plugin = Self {
+        Ok(Self {
             settings,
             hooks,
             engine: engine.clone(),
@@ -202,25 +230,29 @@ impl Plugin {
             idle: Mutex::default(),
             metrics: metrics.clone(),
             version,
-        };
-        plugin.check().await?;
-        metrics.plugin_given_up.remove(&metrics::Plugin { plugin: plugin.version.name.clone() });
-        Ok(plugin)
+        })
     }
 
     /// Makes a trial instance and asks it.
-    async fn check(&self) -> Result<(), String> {
+    pub(super) async fn check(&self) -> Result<(), CheckError> {
         if self.hooks.lifecycle.is_none() {
-            let mut warm = self.instantiate().await.map_err(|err| err.to_string())?;
+            let mut warm = self.instantiate().await.map_err(|err| CheckError::Failed(err.to_string()))?;
             warm.store.data_mut().end();
             self.give_back(warm);
             return Ok(());
         }
         match self.call_within(&Ask::Check, None, CHECK_DEADLINE).await {
-            Ok(Ruling::Accepted(Err(reason))) => Err(format!("it refuses its configuration: {}", printable(&reason))),
+            Ok(Ruling::Accepted(Err(reason))) => Err(CheckError::Refused(printable(&reason))),
             Ok(_) => Ok(()),
-            Err(err) => Err(format!("lifecycle.check: {err}")),
+            Err(err) => Err(CheckError::Failed(format!("lifecycle.check: {err}"))),
         }
+    }
+
+    /// Makes an instance that could be called, and drops it.
+    pub(super) async fn start(&self) -> Result<(), CallError> {
+        let _running = self.engine.run();
+        let mut warm = self.instantiate().await?;
+        self.read_configuration(&mut warm).await
     }
 
     /// Turns for decisions in shadow mode.
@@ -323,13 +355,20 @@ impl Plugin {
     /// A new instance that has read its configuration, which may take longer than a call may.
     async fn warm_up(&self, ask: &Ask) -> Result<Warm, CallError> {
         let mut warm = self.instantiate().await?;
-        if warm.lifecycle.is_some() && !matches!(ask, Ask::Check) {
+        if !matches!(ask, Ask::Check) {
+            self.read_configuration(&mut warm).await?;
+        }
+        Ok(warm)
+    }
+
+    async fn read_configuration(&self, warm: &mut Warm) -> Result<(), CallError> {
+        if warm.lifecycle.is_some() {
             warm.store.data_mut().begin_quietly(CHECK_DEADLINE);
             warm.store.set_epoch_deadline(1);
             warm.run(&Ask::Check, CHECK_DEADLINE, None, &self.name).await?;
             warm.store.data_mut().end();
         }
-        Ok(warm)
+        Ok(())
     }
 
     fn take_idle(&self) -> Option<Warm> {

@@ -4,11 +4,14 @@
 
 mod facts;
 
+mod alone;
 mod bindings;
 mod compile;
 mod convert;
+mod cost;
 mod engine;
 mod folder;
+mod given;
 mod guest;
 mod image;
 mod instance;
@@ -26,8 +29,11 @@ mod view;
 mod wasi;
 mod watch;
 
+pub use alone::{About, Alone, Files};
 pub use compile::{VERB as COMPILE_VERB, run_compiler};
+pub use cost::{Cost, measure};
 pub use facts::{Decided, Decision, Facts, Identity, Question, Tried};
+pub use given::Given;
 pub use image::Image;
 pub use lookups::{Cached, Looking, Lookups, Missing};
 pub use reload::{Plugins, StartError};

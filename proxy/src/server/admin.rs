@@ -15,6 +15,7 @@ use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Content, Method, Place, Pull, Reference, Registry, Repository, Tag};
 use crate::plugin::{Decided, Facts, Mode};
 use crate::pull::{self, Caller, Core};
+use crate::record::Journal;
 use crate::upstream::Via;
 
 /// What the policy decides for an image: the answer of `/explain`.
@@ -51,12 +52,17 @@ pub struct Upstream {
 }
 
 /// Answers a request to the admin listener, also where answering it panics.
-pub(super) async fn guarded<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: Request<B>) -> Response<Body> {
-    let answered = guard::guarded(admin(core, ready, request)).await;
+pub(super) async fn guarded<B>(
+    core: Arc<Core>,
+    journal: Arc<Journal>,
+    ready: Arc<AtomicBool>,
+    request: Request<B>,
+) -> Response<Body> {
+    let answered = guard::guarded(admin(core, &journal, ready, request)).await;
     answered.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "a fault of tidegate: its log says where\n"))
 }
 
-async fn admin<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: Request<B>) -> Response<Body> {
+async fn admin<B>(core: Arc<Core>, journal: &Journal, ready: Arc<AtomicBool>, request: Request<B>) -> Response<Body> {
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" if ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ready\n"),
@@ -82,10 +88,11 @@ async fn admin<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: Request<B>) 
                 Err(reason) => text(StatusCode::BAD_REQUEST, reason + "\n"),
             }
         }
+        "/decisions" => super::decisions::decisions(journal, &core.live().config.default_registry, &request),
         path if path == "/cache" || path.starts_with("/cache/") => super::cache::cache(&core, &request).await,
         _ => text(
             StatusCode::NOT_FOUND,
-            "the admin listener has /healthz, /readyz, /metrics, /explain?image=IMAGE and /cache\n",
+            "the admin listener has /healthz, /readyz, /metrics, /explain?image=IMAGE, /decisions?image=IMAGE and /cache\n",
         ),
     }
 }
