@@ -23,7 +23,7 @@ struct Written {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenPolicy {
-    images: Vec<Spanned<Pattern>>,
+    images: Vec<Spanned<String>>,
     keys: Option<Vec<Spanned<String>>>,
     #[serde(default)]
     release: bool,
@@ -125,14 +125,12 @@ impl Policy {
                 file.refuse(at, "\"images\" is empty: write a pattern, \"*\" for everything, or remove this policy")
             );
         }
-        for image in &written.images {
-            if image.get_ref().tag.is_some() {
-                let reason = "a client asks for a tag once, and for what belongs to it by digest, so a policy cannot hold \
-                              for a tag: write the repository";
-                return Err(
-                    file.refuse(image.span().start, format_args!("bad pattern \"{}\": {reason}", image.get_ref()))
-                );
-            }
+        let images = file.patterns(&written.images)?;
+        if let Some(at) = images.iter().position(|image| image.tag.is_some()) {
+            let reason = "a client asks for a tag once, and for what belongs to it by digest, so a policy cannot hold \
+                          for a tag: write the repository";
+            let span = written.images[at].span();
+            return Err(file.refuse(span.start, format_args!("bad pattern \"{}\": {reason}", images[at])));
         }
         let demand = match (written.keys, written.release) {
             (Some(_), true) => {
@@ -147,7 +145,7 @@ impl Policy {
                 return Err(file.refuse(at, format_args!("this policy has no keys: {way_out}")));
             }
         };
-        Ok(Self { images: written.images.into_iter().map(Spanned::into_inner).collect(), demand })
+        Ok(Self { images, demand })
     }
 
     fn covers(&self, request: &Request, digests: &[String]) -> bool {

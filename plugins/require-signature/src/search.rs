@@ -83,7 +83,10 @@ impl Memories<'_> {
 
     fn keep(&self, digest: &str) {
         if let Err(error) = state::set(&self.key(digest), "verified", Some(REMEMBERED_SECS)) {
-            log::debug(&format!("{digest} is verified, and will be again, since that cannot be remembered: {error:?}"));
+            log::debug(&format!(
+                "{digest} is verified, and will be again, since that cannot be remembered: {}",
+                error.name()
+            ));
             metrics::increment("not_remembered", &[], 1);
         }
     }

@@ -29,6 +29,7 @@ mod arena;
 #[doc(hidden)]
 pub mod bindings;
 pub mod config;
+pub mod date;
 pub mod hook;
 pub mod key;
 pub mod log;

@@ -2,14 +2,12 @@
 
 use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error};
+use toml::Spanned;
 
-use crate::{Request, name};
+use crate::{File, Request, name};
 
 /// `docker.io/library/redis`, `quay.io/*`, `*.example.com`, `docker.io/library/nginx:1.2*`,
 /// `docker.io/library/redis:7@sha256:...`, `*@sha256:...`.
-///
-/// In a configuration's type it reads a string; what is no pattern is refused with its line and what to write instead.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pattern {
     /// As the operator wrote it.
@@ -106,10 +104,18 @@ impl fmt::Display for Pattern {
     }
 }
 
-impl<'de> Deserialize<'de> for Pattern {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(from)?;
-        Self::parse(&text).map_err(|reason| D::Error::custom(format_args!("bad pattern \"{text}\": {reason}")))
+impl File {
+    /// Reads the patterns of a list.
+    ///
+    /// # Errors
+    /// A text that names the file, the line of the pattern that is none, and what to write instead.
+    pub fn patterns(&self, texts: &[Spanned<String>]) -> Result<Vec<Pattern>, String> {
+        let parse = |text: &Spanned<String>| {
+            Pattern::parse(text.get_ref()).map_err(|reason| {
+                self.refuse(text.span().start, format_args!("bad pattern \"{}\": {reason}", text.get_ref()))
+            })
+        };
+        texts.iter().map(parse).collect()
     }
 }
 

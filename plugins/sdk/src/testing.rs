@@ -411,6 +411,10 @@ pub mod state {
     }
 
     fn insert(host: &mut Host, key: &str, value: &str, ttl_secs: Option<u32>) -> Result<(), Error> {
+        let now_ms = host.now_ms;
+        if host.state.len() >= 10_000 {
+            host.state.retain(|_, entry| entry.end_ms.is_none_or(|end_ms| now_ms < end_ms));
+        }
         match (key.len(), value.len(), host.state.len()) {
             (257.., _, _) => return Err(Error::KeyTooLong),
             (_, 4097.., _) => return Err(Error::ValueTooLong),
