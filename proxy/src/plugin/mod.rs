@@ -23,6 +23,7 @@ mod watch;
 pub use compile::{VERB as COMPILE_VERB, run_compiler};
 pub use convert::Step;
 pub use facts::{Cached, Decision, Facts, Peek, Question};
+pub use folder::plugin_name;
 pub use reload::{Plugins, StartError};
 pub use set::{Admission, Opinion, PluginSet};
 pub use settings::Mode;

@@ -1,0 +1,31 @@
+// Stands between the host and the plugin: an exception is told to the operator before it fails the call.
+
+import { log } from "./tidegate.js";
+
+/** What each hook may answer. */
+const ANSWERS = {
+  admit: ["allow", "cached-only", "deny"],
+  route: ["pass", "to", "deny"],
+  onFailure: ["pass", "next", "divert", "serve-stale", "wait-ms", "stop", "deny"],
+  inspect: ["release", "hold", "deny"],
+  judge: ["pass", "serve", "revalidate", "pin"],
+};
+
+/** The text of an exception, with where it was thrown where the engine tells. */
+const reason = (error) => (error instanceof Error ? `${error.name}: ${error.message}` : String(error));
+
+/** A method of the plugin, as the function of its hook. */
+export const hook = (plugin, method) => (...given) => {
+  try {
+    const answer = plugin[method](...given);
+    if (method !== "check" && !ANSWERS[method].includes(answer?.tag)) {
+      throw new TypeError(`${method} answers ${JSON.stringify(answer)}, which is none of ${ANSWERS[method].join(", ")}`);
+    }
+    return method === "check" ? undefined : answer;
+  } catch (error) {
+    // What `check` throws is its answer; what another throws fails the call.
+    if (method === "check") throw reason(error);
+    log.write("error", reason(error));
+    throw error;
+  }
+};
