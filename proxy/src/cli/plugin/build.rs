@@ -130,7 +130,7 @@ impl Project {
         }
         fs::write(self.scratch.path().join("entry.py"), entry)?;
         let mut tool = self.tool("componentize-py");
-        tool.arg("--quiet").arg("--wit-path").arg(wit).args(["--world", WORLD, "componentize", "entry", "--stub-wasi"]);
+        tool.arg("--quiet").arg("--wit-path").arg(wit).args(["--world", WORLD, "componentize", "entry"]);
         tool.arg("--python-path").arg(self.scratch.path()).arg("--python-path").arg(&self.dir);
         self.run(tool.arg("--output").arg(made))
     }
@@ -147,7 +147,7 @@ impl Project {
         let path = self.dir.join("tidegate/.built.js");
         fs::write(&path, entry)?;
         let mut tool = self.tool("componentize-qjs");
-        tool.arg("--wit").arg(wit).args(["--world", WORLD, "--stub-wasi", "--sync", "--js"]).arg(&path);
+        tool.arg("--wit").arg(wit).args(["--world", WORLD, "--sync", "--js"]).arg(&path);
         tool.arg("--module-root").arg(&self.dir).arg("--output").arg(made).stdout(Stdio::null());
         let done = self.run(&mut tool);
         fs::remove_file(path)?;
