@@ -11,8 +11,12 @@ const ANSWERS = {
   judge: ["pass", "serve", "revalidate", "pin"],
 };
 
-/** The text of an exception, with where it was thrown where the engine tells. */
-const reason = (error) => (error instanceof Error ? `${error.name}: ${error.message}` : String(error));
+/** The text of an exception, and where in the plugin it was thrown. */
+function reason(error) {
+  if (!(error instanceof Error)) return String(error);
+  const place = /plugin\.js:[0-9]+/.exec(error.stack ?? "");
+  return `${error.name}: ${error.message}${place ? ` (${place[0]})` : ""}`;
+}
 
 /** A method of the plugin, as the function of its hook. */
 export const hook = (plugin, method) => (...given) => {

@@ -24,6 +24,13 @@ import * as state from "tidegate:policy/state@0.1.0";
 
 export { call, clock, config, image, log, metrics, registry, state };
 
+// The engine has no console: what is printed goes to the proxy's log.
+const say =
+  (level) =>
+  (...words) =>
+    log.write(level, words.map((word) => (typeof word === "string" ? word : JSON.stringify(word))).join(" "));
+globalThis.console ??= { debug: say("debug"), log: say("info"), info: say("info"), warn: say("warn"), error: say("error") };
+
 export const allow = { tag: "allow" };
 export const cachedOnly = { tag: "cached-only" };
 export const pass = { tag: "pass" };
