@@ -2,9 +2,10 @@
 //!
 //! Nothing here knows the program's library: it is driven as an operator drives it, through files, processes and
 //! sockets. In reading order: bytes (`content`, `image`), processes (`lines`, `process`), the program (`program`,
-//! `site`, `proxy`, `plugins`, `guests`), upstreams (`registry`, `fake`), a `collector` of traces, clients (`http`,
+//! `site`, `proxy`, `plugins`, `authored`, `guests`), upstreams (`registry`, `fake`), a `collector` of traces, clients (`http`,
 //! `http2`, `clients`), what is tried from a data file (`corpus`), and what is done to the proxy for long (`rounds`).
 
+pub mod authored;
 pub mod authority;
 pub mod certificate;
 pub mod clients;

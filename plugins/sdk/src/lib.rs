@@ -101,8 +101,8 @@ macro_rules! __export_hook {
             #[allow(unsafe_code, clippy::all, clippy::pedantic)]
             mod exported {
                 use super::*;
-                type Plugin = $crate::hook::Hook<$plugin>;
-        $crate::bindings::$hook::$export!(Plugin with_types_in $crate::bindings::$hook);
+                type TidegatePlugin = $crate::hook::Hook<$plugin>;
+        $crate::bindings::$hook::$export!(TidegatePlugin with_types_in $crate::bindings::$hook);
             }
         };
     };
