@@ -54,7 +54,8 @@ fn a_new_image_is_held_also_across_a_restart_and_released_when_its_days_are_over
     assert_held(&proxy.get(APP).fetch());
     assert_whole(&proxy.get(&by_digest).fetch(), &image.digest());
     let metrics = proxy.admin("/metrics").text();
-    assert!(metrics.contains("tidegate_policy_cooldown_first_seen_total 1"), "{metrics}");
+    let line = "tidegate_policy_cooldown_first_seen_total{plugin=\"cooldown\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
 }
 
 #[test]

@@ -23,6 +23,7 @@ mod killed_upstream;
 mod operated;
 mod plugin_verbs;
 mod plugins;
+mod policies;
 mod policy;
 mod pulls;
 mod quota;

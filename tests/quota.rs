@@ -64,8 +64,8 @@ fn while_the_limit_is_low_pulls_go_to_the_mirror() {
     assert!(mirror.seen().is_empty(), "21 of 100 is not low: {:?}", mirror.seen());
     assert_whole(&proxy.get(OTHER).fetch(), &other.digest());
     assert_eq!((hub.count("GET", OTHER), mirror.count("GET", OTHER)), (0, 1));
-    assert_metric(&proxy, "tidegate_policy_quota_remaining{registry=\"docker.io\"} 20");
-    assert_metric(&proxy, "tidegate_policy_quota_diverted_total{registry=\"docker.io\"} 1");
+    assert_metric(&proxy, "tidegate_policy_quota_remaining{registry=\"docker.io\",plugin=\"quota\"} 20.0");
+    assert_metric(&proxy, "tidegate_policy_quota_diverted_total{registry=\"docker.io\",plugin=\"quota\"} 1");
     mirror.stop();
     hub.put_image(&app, "library/fourth:1");
     assert_whole(&proxy.get("/v2/library/fourth/manifests/1").fetch(), &app.digest());
@@ -83,7 +83,7 @@ fn while_the_limit_is_low_cached_copies_are_served_without_a_question() {
         assert_pulls(&proxy, &app);
     }
     assert_eq!(hub.seen().len(), asked);
-    assert_metric(&proxy, "tidegate_policy_quota_served_cached_total{registry=\"docker.io\"} 3");
+    assert_metric(&proxy, "tidegate_policy_quota_served_cached_total{registry=\"docker.io\",plugin=\"quota\"} 3");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn a_429_is_answered_by_a_mirror_and_the_registry_is_left_alone() {
     assert_eq!((hub.count("GET", APP), mirror.count("GET", APP)), (1, 1));
     assert_whole(&proxy.get(OTHER).fetch(), &other.digest());
     assert_eq!(hub.count("GET", OTHER), 0);
-    assert_metric(&proxy, "tidegate_policy_quota_refused_total{registry=\"docker.io\"} 1");
+    assert_metric(&proxy, "tidegate_policy_quota_refused_total{registry=\"docker.io\",plugin=\"quota\"} 1");
 }
 
 #[test]

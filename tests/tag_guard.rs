@@ -67,7 +67,8 @@ fn a_move_is_warned_of_where_that_is_asked_for() {
     let warning = answer.fields.get("Warning").expect("a warning");
     assert!(warning.contains("299") && warning.contains("docker.io/library/app:1 moved"), "{warning}");
     let metrics = proxy.admin("/metrics").text();
-    assert!(metrics.contains("tidegate_policy_tag_guard_moved_total{reaction=\"warned of\"} 1"), "{metrics}");
+    let line = "tidegate_policy_tag_guard_moved_total{reaction=\"warned of\",plugin=\"tag-guard\"} 1";
+    assert!(metrics.contains(line), "{metrics}");
 }
 
 #[test]
