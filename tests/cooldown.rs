@@ -2,6 +2,7 @@
 
 use tidegate_tests::clients;
 use tidegate_tests::clock::{set_clock, with_clock};
+use tidegate_tests::eventually;
 use tidegate_tests::fake::Fake;
 use tidegate_tests::http::Answer;
 use tidegate_tests::image::{INDEX, Image};
@@ -72,6 +73,24 @@ fn an_image_is_as_old_as_the_index_that_lists_it() {
         let path = format!("/v2/library/app/manifests/{}", image.digest());
         assert_whole(&ask(&proxy, &path), &image.digest());
     }
+}
+
+#[test]
+fn what_it_takes_down_in_shadow_mode_counts_once_it_is_enforced() {
+    let (fake, image) = fake_with_app();
+    let site = site(&fake, "days = 2\n").with([("30-cooldown.settings.toml", b"mode = \"shadow\"")]);
+    let Some(site) = with_clock(site) else { return };
+    let proxy = site.start();
+    assert_pulls(&proxy, &image);
+    eventually("the shadow has decided", || {
+        proxy.admin("/metrics").text().contains("tidegate_policy_cooldown_first_seen_total{plugin=\"cooldown\"} 1")
+    });
+    set_clock(proxy.site(), "+2d");
+    proxy.reload(|site| site.copy("30-cooldown.settings.toml", b"mode = \"enforce\""));
+    assert_pulls(&proxy, &image);
+    let newer = Image::small("newer");
+    fake.put_image(&newer, "library/app:1");
+    assert_held(&proxy.get(APP).fetch());
 }
 
 #[test]
