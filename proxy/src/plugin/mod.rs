@@ -32,7 +32,7 @@ mod watch;
 pub use alone::{About, Alone, Files};
 pub use compile::{VERB as COMPILE_VERB, run_compiler};
 pub use cost::{Cost, measure};
-pub use facts::{Decided, Decision, Facts, Identity, Question, Tried};
+pub use facts::{Decided, Decision, Facts, Identity, Question, Seen, Tried};
 pub use folder::plugin_name;
 pub use given::Given;
 pub use image::Image;
