@@ -27,6 +27,7 @@ mod pulls;
 mod ranges;
 mod registries;
 mod reload;
+mod replay;
 mod rot;
 mod serving;
 mod streaming;

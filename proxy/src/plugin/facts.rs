@@ -20,6 +20,9 @@ const WARNING_MAX: usize = 512;
 /// Decisions, and attempts at upstreams, of one request that are kept.
 const KEPT_MAX: usize = 256;
 
+/// Longest name of a fact that is kept. Units: bytes.
+const ATTRIBUTE_MAX: usize = 512;
+
 /// Who asks, and with what.
 #[derive(Debug)]
 pub struct Facts {
@@ -135,6 +138,15 @@ pub struct Seen {
     pub attributes: BTreeMap<String, String>,
     /// The manifest that was inspected.
     pub inspected: Option<Digest>,
+}
+
+impl Seen {
+    /// Keeps what a plugin asked about a registry. Empty: there is no such fact.
+    pub(super) fn note_attribute(&mut self, name: &str, told: Option<&str>) {
+        if name.len() <= ATTRIBUTE_MAX && self.attributes.len() < KEPT_MAX {
+            self.attributes.insert(name.to_owned(), told.unwrap_or_default().to_owned());
+        }
+    }
 }
 
 /// Shadow decisions under way.

@@ -222,9 +222,11 @@ impl call::Host for Guest {
                 Cached::Stale { age, .. } => Some(age.as_secs().to_string()),
             },
             name => {
-                let told = attribute_of_a_registry(&*question.lookups, name)?;
-                question.facts.see(|seen| _ = seen.attributes.insert(name.to_owned(), told.clone()));
-                Some(told)
+                let told = attribute_of_a_registry(&*question.lookups, name);
+                if question.facts.recorded && (name.starts_with("ratelimit.") || name.starts_with("registry.")) {
+                    question.facts.see(|seen| seen.note_attribute(name, told.as_deref()));
+                }
+                told
             }
         }
     }
