@@ -30,6 +30,7 @@ mod quota;
 mod ranges;
 mod registries;
 mod reload;
+mod replay;
 mod rot;
 mod serving;
 mod signatures;
