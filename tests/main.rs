@@ -14,6 +14,7 @@ mod eviction;
 mod faults;
 mod input;
 mod instruments;
+mod integrity;
 mod killed_upstream;
 mod plugins;
 mod policy;

@@ -5,6 +5,7 @@
 mod facts;
 
 mod bindings;
+mod code_cache;
 mod compile;
 mod convert;
 mod engine;
@@ -12,10 +13,12 @@ mod folder;
 mod guest;
 mod instance;
 mod last_good;
+mod lock;
 mod reload;
 mod scope;
 mod set;
 mod settings;
+mod start;
 mod state;
 mod wasi;
 mod watch;
