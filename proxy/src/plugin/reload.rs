@@ -208,7 +208,7 @@ impl Loader {
                 () = stop.cancelled() => return,
                 _ = flush.tick() => {
                     let states = self.states.clone();
-                    let _ = tokio::task::spawn_blocking(move || states.flush()).await;
+                    let _ = tokio::task::spawn_blocking(move || states.flush_due()).await;
                 }
                 heard = ear.listen() => {
                     self.sightings.hear(heard);
