@@ -29,9 +29,12 @@ mod arena;
 #[doc(hidden)]
 pub mod bindings;
 pub mod config;
+pub mod date;
 pub mod hook;
+pub mod key;
 pub mod log;
 pub mod name;
+pub mod pattern;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod words;
@@ -53,6 +56,7 @@ pub use bindings::tidegate::policy::types::{
 pub use config::{Config, File};
 pub use hook::{Admission, Fallback, Freshness, Inspection, Lifecycle, Routing};
 pub use host::{call, clock, image, metrics, registry, state};
+pub use pattern::Pattern;
 
 #[doc(hidden)]
 pub use wit_bindgen;

@@ -3,8 +3,11 @@
 mod ask;
 mod cache;
 mod check;
+mod decisions;
 mod explain;
 mod log;
+mod plugin;
+mod ruled;
 mod serve;
 
 use std::path::PathBuf;
@@ -15,7 +18,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
-use crate::plugin;
+use crate::plugin::{COMPILE_VERB, run_compiler};
 
 /// The mirror proxy for container images that operators can program.
 #[derive(Parser)]
@@ -39,11 +42,16 @@ enum Verb {
         /// Such as docker.io/library/alpine:3.20
         image: String,
     },
+    /// Print what the running proxy decided last, and why
+    Decisions(decisions::Decisions),
     /// Look into the cache, verify it, take something out of it
     #[command(subcommand)]
     Cache(cache::Verb),
+    /// Check, test and measure plugins; see what they decide
+    #[command(subcommand)]
+    Plugin(plugin::Verb),
     /// Compile a plugin from standard input to standard output (the program calls itself so)
-    #[command(name = plugin::COMPILE_VERB, hide = true)]
+    #[command(name = COMPILE_VERB, hide = true)]
     CompilePlugin,
 }
 
@@ -61,7 +69,7 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 pub fn run() -> ExitCode {
     let args = Args::parse();
     if let Verb::CompilePlugin = args.verb {
-        return match plugin::run_compiler() {
+        return match run_compiler() {
             Ok(()) => ExitCode::SUCCESS,
             Err(err) => {
                 eprintln!("{err:#}");
@@ -69,10 +77,27 @@ pub fn run() -> ExitCode {
             }
         };
     }
+    // What is done with a plugin by itself needs no proxy, and no configuration of one.
+    if let Verb::Plugin(verb) = &args.verb {
+        return finish(verb.run());
+    }
     let config = match Config::open(args.config.as_deref()) {
         Ok(config) => Arc::new(config),
         Err(err) => return refuse(&err),
     };
+    // The other verbs print for people, and say all that is wrong themselves: they have no log.
+    match &args.verb {
+        Verb::Serve => finish(serve::serve(config.clone(), log::Log::start(&config.log))),
+        Verb::Check => finish(check::check(&config, args.config.as_deref())),
+        Verb::Explain { image } => finish(explain::explain(config, image)),
+        Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
+        Verb::Cache(verb) => finish(cache::cache(config, verb)),
+        Verb::Plugin(_) | Verb::CompilePlugin => ExitCode::FAILURE,
+    }
+}
+
+/// Does it on threads of its own, to the end.
+fn finish(verb: impl Future<Output = anyhow::Result<ExitCode>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_keep_alive(BLOCKING_IDLE)
@@ -85,14 +110,7 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    // The other verbs print for people, and say all that is wrong themselves: they have no log.
-    let done = match &args.verb {
-        Verb::Serve => runtime.block_on(serve::serve(config.clone(), log::Log::start(&config.log))),
-        Verb::Check => runtime.block_on(check::check(&config, args.config.as_deref())),
-        Verb::Explain { image } => runtime.block_on(explain::explain(config, image)),
-        Verb::Cache(verb) => runtime.block_on(cache::cache(config, verb)),
-        Verb::CompilePlugin => return ExitCode::FAILURE,
-    };
+    let done = runtime.block_on(verb);
     // What still blocks (a write to a dead disk) must not keep the process.
     runtime.shutdown_background();
     match done {

@@ -42,6 +42,8 @@ pub(super) enum Keeping<'a> {
     Full(&'a Path),
     /// It only reads it.
     ReadOnly(&'a Path),
+    /// It does neither: what a compilation takes is of interest.
+    Nothing,
 }
 
 impl Engine {
@@ -73,6 +75,7 @@ impl Engine {
         let mut wasi_linker = linker.clone();
         wasi::link(&mut wasi_linker)?;
         let code = match keeping {
+            Keeping::Nothing => None,
             Keeping::ReadOnly(state_dir) => CodeCache::open_to_read(state_dir, &wasmtime),
             Keeping::Full(state_dir) => CodeCache::open(state_dir, &wasmtime)
                 .inspect_err(|reason| {

@@ -199,7 +199,7 @@ fn refuse_namesakes(listing: &mut Listing) {
 }
 
 /// The files of a folder of configuration.
-fn list_folder(dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
+pub(super) fn list_folder(dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
@@ -220,7 +220,7 @@ fn is_temporary(name: &str) -> bool {
 }
 
 /// `10-allowlist` is `allowlist`.
-fn plugin_name(stem: &str) -> Option<&str> {
+pub(super) fn plugin_name(stem: &str) -> Option<&str> {
     let name = match stem.split_once('-') {
         Some((number, name)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => stem,

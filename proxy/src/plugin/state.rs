@@ -1,9 +1,9 @@
 //! The small shared memory of plugins: kept across reloads, and on disk across restarts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -42,11 +42,32 @@ struct Entry {
     until_ms: Option<u64>,
 }
 
+/// What time it is for plugins and what they keep. A clone shows the same time.
+#[derive(Clone, Default)]
+pub(super) enum Clock {
+    /// The system's wall clock.
+    #[default]
+    System,
+    /// The time of a recorded pull, or of a test. Units: milliseconds since the epoch.
+    At(Arc<AtomicU64>),
+}
+
+impl Clock {
+    /// Units: milliseconds since the epoch.
+    pub fn now_ms(&self) -> u64 {
+        match self {
+            Self::System => now_ms(),
+            Self::At(ms) => ms.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// The memory of one plugin.
 #[derive(Default)]
 pub(super) struct State {
     entries: Mutex<Entries>,
     changed: AtomicBool,
+    clock: Clock,
 }
 
 #[derive(Clone, Default)]
@@ -90,26 +111,50 @@ impl Entries {
 impl State {
     /// A copy that goes its own way: what a dry run writes is gone with it.
     pub fn fork(&self) -> Self {
-        Self { entries: Mutex::new(self.lock().clone()), changed: AtomicBool::new(false) }
+        let clock = self.clock.clone();
+        Self { entries: Mutex::new(self.lock().clone()), changed: AtomicBool::new(false), clock }
+    }
+
+    /// What time it is for the plugin. Units: milliseconds since the epoch.
+    pub fn now_ms(&self) -> u64 {
+        self.clock.now_ms()
+    }
+
+    /// All that is kept, in order.
+    pub fn entries(&self) -> BTreeMap<String, String> {
+        let now = self.now_ms();
+        let entries = self.lock();
+        let holding = entries.by_key.iter().filter(|(_, entry)| entry.holds(now));
+        holding.map(|(key, entry)| (key.clone(), entry.value.clone())).collect()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&self) {
+        *self.lock() = Entries::default();
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    fn until(&self, ttl_secs: Option<u32>) -> Option<u64> {
+        ttl_secs.map(|secs| self.now_ms() + u64::from(secs) * 1000)
     }
 
     pub fn get(&self, key: &str) -> Option<String> {
-        let now = now_ms();
+        let now = self.now_ms();
         self.lock().by_key.get(key).filter(|entry| entry.holds(now)).map(|entry| entry.value.clone())
     }
 
     pub fn set(&self, key: &str, value: &str, ttl_secs: Option<u32>) -> Result<(), Refused> {
-        self.update(key, |_| Some((value.to_owned(), until(ttl_secs)))).map(|_| ())
+        self.update(key, |_| Some((value.to_owned(), self.until(ttl_secs)))).map(|_| ())
     }
 
     pub fn set_once(&self, key: &str, value: &str, ttl_secs: Option<u32>) -> Result<String, Refused> {
-        self.update(key, |before| before.is_none().then(|| (value.to_owned(), until(ttl_secs))))
+        self.update(key, |before| before.is_none().then(|| (value.to_owned(), self.until(ttl_secs))))
     }
 
     pub fn add(&self, key: &str, delta: i32, ttl_secs: Option<u32>) -> Result<i64, Refused> {
         let sum = self.update(key, |before| {
             let number: i64 = before.and_then(|entry| entry.value.parse().ok()).unwrap_or(0);
-            let until = before.map_or_else(|| until(ttl_secs), |entry| entry.until_ms);
+            let until = before.map_or_else(|| self.until(ttl_secs), |entry| entry.until_ms);
             Some((number.saturating_add(delta.into()).to_string(), until))
         })?;
         Ok(sum.parse().expect("a number was written"))
@@ -130,7 +175,7 @@ impl State {
         if key.len() > KEY_MAX {
             return Err(Refused::KeyTooLong);
         }
-        let now = now_ms();
+        let now = self.now_ms();
         let mut entries = self.lock();
         let before = entries.by_key.get(key).filter(|entry| entry.holds(now));
         let Some((value, until_ms)) = change(before) else {
@@ -161,17 +206,14 @@ impl Entry {
     }
 }
 
-fn until(ttl_secs: Option<u32>) -> Option<u64> {
-    ttl_secs.map(|secs| now_ms() + u64::from(secs) * 1000)
-}
-
-pub(super) fn now_ms() -> u64 {
+fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The memories of all plugins, by name, and the folder that keeps them.
 pub(super) struct States {
     dir: Option<PathBuf>,
+    clock: Clock,
     by_plugin: Mutex<HashMap<String, Kept>>,
 }
 
@@ -186,7 +228,12 @@ struct Kept {
 impl States {
     /// `dir`: none keeps nothing.
     pub fn new(dir: Option<PathBuf>) -> Self {
-        Self { dir, by_plugin: Mutex::default() }
+        Self { dir, clock: Clock::System, by_plugin: Mutex::default() }
+    }
+
+    /// The same by another clock.
+    pub fn with_clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// The memory of a plugin. One that cannot be read begins empty, and says so; its file is moved aside.
@@ -234,15 +281,16 @@ impl States {
 
     fn read(&self, plugin: &str) -> Kept {
         let path = self.dir.as_ref().map(|dir| file(dir, plugin)).filter(|path| path.exists());
-        let mut kept = Kept { state: Arc::default(), spoiled: false, due: Instant::now() };
+        let made = |entries| {
+            let entries = Mutex::new(Entries::of(entries));
+            Arc::new(State { entries, changed: AtomicBool::new(false), clock: self.clock.clone() })
+        };
+        let mut kept = Kept { state: made(HashMap::new()), spoiled: false, due: Instant::now() };
         let Some(path) = path else { return kept };
         let read = folder::read_regular(&path, FILE_MAX)
             .and_then(|bytes| serde_json::from_slice(&bytes).map_err(|err| format!("{}: {err}", path.display())));
         match read {
-            Ok(entries) => {
-                kept.state =
-                    Arc::new(State { entries: Mutex::new(Entries::of(entries)), changed: AtomicBool::new(false) });
-            }
+            Ok(entries) => kept.state = made(entries),
             Err(error) => {
                 let aside = path.with_added_extension(format!("broken-{}", now_ms()));
                 let moved = std::fs::rename(&path, &aside);
@@ -265,7 +313,7 @@ fn file(dir: &Path, plugin: &str) -> PathBuf {
 
 /// Writes a state beside the one before, and puts it in its place when it is whole. Gives its size.
 fn write(dir: &Path, plugin: &str, state: &State) -> io::Result<u64> {
-    let now = now_ms();
+    let now = state.now_ms();
     let entries: HashMap<_, _> = {
         let entries = state.lock();
         let holding = entries.by_key.iter().filter(|(_, entry)| entry.holds(now));
