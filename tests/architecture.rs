@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tidegate_tests::program::workspace;
 
-/// `main -> cli -> server -> { pull, addressing } -> { plugin, cache, upstream } -> { config, body, metrics, trace } -> oci`:
+/// `main -> cli -> server -> { pull, addressing } -> { plugin, cache, upstream } -> { config, body, metrics, record, trace } -> oci`:
 /// each may import only what stands behind it; members of one line never import each other.
 const ROOMS: [&[&str]; 7] = [
     &["main", "lib"],
@@ -14,7 +14,7 @@ const ROOMS: [&[&str]; 7] = [
     &["server"],
     &["pull", "addressing"],
     &["plugin", "cache", "upstream"],
-    &["config", "body", "metrics", "trace"],
+    &["config", "body", "metrics", "record", "trace"],
     &["oci"],
 ];
 

@@ -9,13 +9,19 @@ mod coalescing;
 mod config_input;
 mod configuration;
 mod connections;
+mod decisions;
 mod disk;
 mod endurance;
 mod eviction;
 mod faults;
+mod freshness;
 mod input;
+mod inspection;
 mod instruments;
+mod integrity;
 mod killed_upstream;
+mod operated;
+mod plugin_verbs;
 mod plugins;
 mod policy;
 mod pulls;
@@ -58,6 +64,21 @@ fn proxied() -> (Fake, Image, Proxy) {
     let (fake, image) = fake_with_app();
     let proxy = Site::of(&fake.url()).start();
     (fake, image, proxy)
+}
+
+/// The puppet at work in front of a docker.io, doing as it is told.
+fn with_puppet(fake: &Fake, lines: &str) -> Proxy {
+    with_puppet_at(Site::of(&fake.url()), lines)
+}
+
+/// The same with a configuration of one's own.
+fn with_puppet_at(site: Site, lines: &str) -> Proxy {
+    site.with([("10-puppet.wasm", &tidegate_tests::plugins::puppet()), ("10-puppet.toml", lines.as_bytes())]).start()
+}
+
+/// Tells the puppet to do something else.
+fn tell(proxy: &Proxy, lines: &str) {
+    proxy.reload(|site| site.copy("10-puppet.toml", lines.as_bytes()));
 }
 
 /// Path of a blob in `library/app`.

@@ -7,7 +7,7 @@
 //! Each room may use only what stands to its right; members of one brace never use each other:
 //!
 //! ```text
-//! main -> cli -> server -> { pull, addressing } -> { plugin, cache, upstream } -> { config, body, metrics, trace } -> oci
+//! main -> cli -> server -> { pull, addressing } -> { plugin, cache, upstream } -> { config, body, metrics, record, trace } -> oci
 //! ```
 //!
 //! `proxy/DESIGN.md` tells the layout of the cache, the numbered invariants and the tests that prove them.
@@ -26,6 +26,7 @@ pub mod upstream;
 pub mod body;
 pub mod config;
 pub mod metrics;
+pub mod record;
 pub mod trace;
 
 pub mod oci;

@@ -1,67 +1,47 @@
-//! What a decision costs: 10,000 admission calls of the example plugin `allowlist`, one after the other, in the real
-//! host, with warm instances. `make bench` runs it.
+//! What a decision costs: admission calls of the example plugin `allowlist`, one after the other, in the real host, with
+//! warm instances and with a fresh one each. `make bench` runs it; `tidegate plugin bench` does the same for any plugin.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use tidegate::config::{OnLoadError, Plugins as Config};
-use tidegate::metrics::Metrics;
 use tidegate::oci::{Addressing, Content, Method, Place, Pull, Reference, Registry, Repository, Tag};
-use tidegate::plugin::{Admission, Cached, Facts, Plugins, Question};
+use tidegate::plugin::{Admission, Alone, Facts, Files, Given, Question, measure};
 
-/// Calls that are measured.
-const CALLS: usize = 10_000;
-/// Calls before, so that code and instance are warm.
-const WARM_UP: usize = 1_000;
+/// How instances are used, and the settings that say so.
+const WAYS: [(&str, &str); 2] = [("warm", ""), ("fresh", "isolation = \"fresh\"")];
 
 fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     for rules in [1, 1_000] {
-        let times = runtime.block_on(measure(rules))?;
-        let at = |share: usize| times[times.len() * share / 100].as_secs_f64() * 1e6;
-        println!(
-            "admission by allowlist ({rules} rules), {CALLS} calls: median {:.2} us, 90 % {:.2} us, 99 % {:.2} us",
-            at(50),
-            at(90),
-            at(99)
-        );
+        for (way, settings) in WAYS {
+            runtime.block_on(print(rules, way, settings))?;
+        }
     }
     Ok(())
 }
 
-/// Times of all calls, sorted.
-async fn measure(rules: usize) -> anyhow::Result<Vec<Duration>> {
-    let plugin = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist/allowlist.wasm");
+async fn print(rules: usize, way: &str, settings: &str) -> anyhow::Result<()> {
+    let wasm = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/dist/allowlist.wasm");
+    ensure!(wasm.exists(), "{} is not there: run `make plugins`", wasm.display());
     let folder = tempfile::tempdir()?;
-    std::fs::copy(&plugin, folder.path().join("10-allowlist.wasm"))
-        .with_context(|| format!("{} is not there: run `make plugins`", plugin.display()))?;
     let blocked: Vec<String> = (0..rules).map(|number| format!("\"docker.io/library/blocked-{number}\"")).collect();
-    std::fs::write(folder.path().join("10-allowlist.toml"), format!("block = [{}]", blocked.join(", ")))?;
-    let config = Config {
-        dir: Some(folder.path().to_owned()),
-        state_dir: folder.path().join("state"),
-        on_load_error: OnLoadError::Refuse,
-        headers: Vec::new(),
-    };
+    let config = folder.path().join("allowlist.toml");
+    std::fs::write(&config, format!("block = [{}]", blocked.join(", ")))?;
     let program = PathBuf::from(env!("CARGO_BIN_EXE_tidegate"));
-    let plugins = Plugins::load(&config, program, &Arc::new(Metrics::default())).await?;
-    let set = plugins.current();
-    let question = question();
-    for _ in 0..WARM_UP {
-        ensure!(set.admit(&question).await == Admission::Allow, "the pull must be allowed");
-    }
-    let mut times = Vec::with_capacity(CALLS);
-    for _ in 0..CALLS {
-        let started = Instant::now();
-        let admission = set.admit(&question).await;
-        times.push(started.elapsed());
-        ensure!(admission == Admission::Allow, "the pull must be allowed");
-    }
-    times.sort_unstable();
-    Ok(times)
+    let files = Files { wasm, config: vec![config], settings: Some(settings.to_owned()), program };
+    let alone = Alone::load(files).await.map_err(anyhow::Error::msg)?;
+    let (set, question) = (alone.set(), question());
+    ensure!(set.admit(&question).await == Admission::Allow, "the pull must be allowed");
+    let cost = measure(&set, &question).await.pop().context("allowlist has the hook admission")?;
+    println!(
+        "admission by allowlist ({rules} rules), {way} instances, {} calls: median {:.2} us, 99 % {:.2} us",
+        cost.calls,
+        cost.median.as_secs_f64() * 1e6,
+        cost.p99.as_secs_f64() * 1e6
+    );
+    Ok(())
 }
 
 fn question() -> Question {
@@ -73,10 +53,6 @@ fn question() -> Question {
     let pull = Pull { place, content, method: Method::Get, addressing: Addressing::Ns };
     let facts =
         Facts::new("bench".to_owned(), IpAddr::from([127, 0, 0, 1]), "bench".to_owned(), Vec::new(), Vec::new());
-    Question {
-        pull: Arc::new(pull),
-        facts: Arc::new(facts),
-        peek: Arc::new(|| Box::pin(async { Cached::Absent })),
-        dry_run: false,
-    }
+    let lookups = Arc::new(Given::default());
+    Question { pull: Arc::new(pull), facts: Arc::new(facts), lookups, image: None, dry_run: false }
 }

@@ -22,12 +22,17 @@ pub fn teller() -> Vec<u8> {
     built("teller")
 }
 
+/// `puppet.wasm`, whose hooks do what its configuration says.
+pub fn puppet() -> Vec<u8> {
+    built("puppet")
+}
+
 fn built(name: &str) -> Vec<u8> {
     static BUILT: OnceLock<()> = OnceLock::new();
     let folder = workspace().join("plugins");
     BUILT.get_or_init(|| {
         let mut build = Command::new(folder.join("build"));
-        build.args(["allowlist", "failover", "../tests/guests/teller"]).current_dir(&folder);
+        build.args(["allowlist", "failover", "../tests/guests/teller", "../tests/guests/puppet"]).current_dir(&folder);
         let output = run_within(BUILD, &mut build);
         assert!(output.status.success(), "plugins/build:\n{}", String::from_utf8_lossy(&output.stderr));
     });

@@ -1,6 +1,5 @@
 //! Which registries, repositories and tags may be pulled: an allow list or a block list of patterns.
 
-mod pattern;
 mod rules;
 
 use rules::Rules;

@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::fmt;
 
 use serde::Deserialize;
+use tidegate_sdk::pattern::{self, Pattern};
 use tidegate_sdk::{File, Reference, Request, Verdict, name};
 use toml::Spanned;
-
-use crate::pattern::{self, Pattern};
 
 /// The file as written.
 #[derive(Deserialize)]
@@ -71,15 +70,15 @@ impl Rules {
         let count = patterns.get_ref().len();
         let mut rules = Self { file: file.name.clone(), list, count, registries: HashMap::new() };
         for text in patterns.into_inner() {
-            let pattern = Pattern::parse(text.get_ref()).map_err(|reason| {
+            let pattern = parse(text.get_ref()).map_err(|reason| {
                 file.refuse(text.span().start, format_args!("bad pattern \"{}\": {reason}", text.get_ref()))
             })?;
-            rules.insert(pattern, text.into_inner());
+            rules.insert(pattern);
         }
         Ok(rules)
     }
 
-    fn insert(&mut self, Pattern { registry, path, tag }: Pattern, text: String) {
+    fn insert(&mut self, Pattern { text, registry, path, tag, .. }: Pattern) {
         let rule = Rule { text: text.into(), tag: tag.map(Into::into) };
         if registry == "*" && !path.is_empty() && !path.contains('/') {
             // `*/redis` on Docker Hub is `library/redis`.
@@ -147,6 +146,14 @@ impl Rules {
         let found = registries.filter_map(|registry| self.registries.get(&registry));
         found.flat_map(move |rules| paths.clone().into_iter().filter_map(|path| rules.get(path))).flatten()
     }
+}
+
+/// A pattern of a list: it has no digest, since the digests of a repository cannot be told apart before they are there.
+fn parse(text: &str) -> Result<Pattern, String> {
+    if let Some((image, _)) = text.split_once('@') {
+        return Err(format!("a pattern names tags, not digests: write \"{image}\" for all of that repository"));
+    }
+    Pattern::parse(text)
 }
 
 /// The names under which rules for this registry may stand: its own, `*.` and each end of it, `*`.
@@ -334,6 +341,10 @@ mod tests {
             (
                 "block = [\n  \"quay.io\",\n  \"redis\"]",
                 "10-allowlist.toml:3: bad pattern \"redis\": it names no registry: write \"docker.io/library/redis\"",
+            ),
+            (
+                "block = [\"quay.io/x@sha256:00\"]",
+                "10-allowlist.toml:1: bad pattern \"quay.io/x@sha256:00\": a pattern names tags, not digests: write \"quay.io/x\"",
             ),
             ("block = [\"quay.io\"", "10-allowlist.toml:1: "),
         ] {

@@ -27,9 +27,12 @@ mod arena;
 #[doc(hidden)]
 pub mod bindings;
 pub mod config;
+pub mod date;
 pub mod hook;
+pub mod key;
 pub mod log;
 pub mod name;
+pub mod pattern;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 mod words;
@@ -51,6 +54,7 @@ pub use bindings::tidegate::policy::types::{
 pub use config::{Config, File};
 pub use hook::{Admission, Fallback, Freshness, Inspection, Lifecycle, Routing};
 pub use host::{call, clock, image, metrics, registry, state};
+pub use pattern::Pattern;
 
 /// Makes the methods of a type the hooks of the plugin: `check`, `admit`, `route`, `on_failure`, `inspect`, `judge`,
 /// with the parameters of the traits in [`hook`]. Other functions go into another `impl`.

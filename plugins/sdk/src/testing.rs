@@ -5,7 +5,14 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use crate::log::Level;
-use crate::{Cached, Descriptor, File, Identity};
+use crate::{Action, Cached, Content, Descriptor, File, Identity, Reference, Request};
+
+/// Look-ups that the host allows in one call of a hook.
+const LOOK_UPS_MAX: u32 = 16;
+/// Bytes of a manifest that the host gives.
+const MANIFEST_MAX: usize = 4 << 20;
+/// Bytes of a blob that the host gives.
+const BLOB_MAX: usize = 1 << 20;
 
 /// What the host says, and what it was told.
 #[derive(Debug)]
@@ -34,6 +41,8 @@ pub struct Host {
     pub registry: Registry,
     /// Counters and gauges of the plugin, as `name{key="value"}`.
     pub metrics: BTreeMap<String, f64>,
+    /// What all uses of `state` fail with instead.
+    pub state_failure: Option<state::Error>,
     state: BTreeMap<String, Entry>,
 }
 
@@ -71,6 +80,10 @@ pub struct Registry {
     pub blobs: BTreeMap<String, Vec<u8>>,
     /// What all look-ups fail with instead.
     pub failure: Option<registry::Error>,
+    /// What those of a tag or a digest fail with instead.
+    pub failures: BTreeMap<String, registry::Error>,
+    /// How many there were. The host allows 16 in one call of a hook: set it back before another one.
+    pub look_ups: u32,
 }
 
 #[derive(Debug)]
@@ -94,6 +107,7 @@ thread_local! {
         image: Image::default(),
         registry: Registry::default(),
         metrics: BTreeMap::new(),
+        state_failure: None,
         state: BTreeMap::new(),
     });
 }
@@ -103,10 +117,30 @@ pub fn host<R>(with: impl FnOnce(&mut Host) -> R) -> R {
     HOST.with_borrow_mut(with)
 }
 
+/// A pull of a manifest: `quay.io/team/app:1`, `quay.io/team/app@sha256:...`.
+///
+/// # Panics
+/// Where no registry stands before the first slash.
+pub fn request(image: &str) -> Request {
+    let (registry, rest) = image.split_once('/').expect("REGISTRY/REPOSITORY");
+    let (repository, reference) = match (rest.split_once('@'), rest.split_once(':')) {
+        (Some((repository, digest)), _) => (repository, Reference::Digest(digest.to_owned())),
+        (None, Some((repository, tag))) => (repository, Reference::Tag(tag.to_owned())),
+        (None, None) => (rest, Reference::None),
+    };
+    let (registry, repository) = (registry.to_owned(), repository.to_owned());
+    Request { action: Action::Pull, content: Content::Manifest, registry, repository, reference }
+}
+
 impl Host {
     /// Makes this the plugin's one configuration file.
     pub fn file(&mut self, name: &str, text: &str) {
         self.files = vec![File { name: name.to_owned(), text: text.to_owned() }];
+    }
+
+    /// A counter or a gauge as the operator's page shows it; `name{}` is one without labels.
+    pub fn metric(&self, series: &str) -> Option<String> {
+        self.metrics.get(series).map(f64::to_string)
     }
 
     fn entry(&mut self, key: &str) -> Option<&mut Entry> {
@@ -273,25 +307,34 @@ pub mod registry {
 
     /// A manifest by tag or digest.
     pub fn manifest(reference: &str) -> Result<Vec<u8>, Error> {
-        look_up(|registry| registry.manifests.get(reference).cloned())
+        let found = look_up(reference, |registry| registry.manifests.get(reference).cloned())?;
+        if found.len() > super::MANIFEST_MAX { Err(Error::TooLarge) } else { Ok(found) }
     }
 
     /// What refers to a digest.
     pub fn referrers(digest: &str, artifact_type: Option<&str>) -> Result<Vec<Descriptor>, Error> {
-        let mut found = look_up(|registry| Some(registry.referrers.get(digest).cloned().unwrap_or_default()))?;
+        let mut found = look_up(digest, |registry| Some(registry.referrers.get(digest).cloned().unwrap_or_default()))?;
         found.retain(|one| artifact_type.is_none() || one.artifact_type.as_deref() == artifact_type);
         Ok(found)
     }
 
     /// A small blob.
     pub fn blob(digest: &str) -> Result<Vec<u8>, Error> {
-        look_up(|registry| registry.blobs.get(digest).cloned())
+        let found = look_up(digest, |registry| registry.blobs.get(digest).cloned())?;
+        if found.len() > super::BLOB_MAX { Err(Error::TooLarge) } else { Ok(found) }
     }
 
-    fn look_up<T>(find: impl FnOnce(&super::Registry) -> Option<T>) -> Result<T, Error> {
-        host(|host| match &host.registry.failure {
-            Some(failure) => Err(failure.clone()),
-            None => find(&host.registry).ok_or(Error::NotFound),
+    fn look_up<T>(what: &str, find: impl FnOnce(&super::Registry) -> Option<T>) -> Result<T, Error> {
+        host(|host| {
+            let registry = &mut host.registry;
+            if registry.look_ups == super::LOOK_UPS_MAX {
+                return Err(Error::BudgetSpent);
+            }
+            registry.look_ups += 1;
+            match registry.failure.as_ref().or_else(|| registry.failures.get(what)) {
+                Some(failure) => Err(failure.clone()),
+                None => find(registry).ok_or(Error::NotFound),
+            }
         })
     }
 }
@@ -324,17 +367,17 @@ pub mod state {
 
     /// The value of a key.
     pub fn get(key: &str) -> Result<Option<String>, Error> {
-        host(|host| Ok(host.entry(key).map(|entry| entry.value.clone())))
+        on_host(|host| Ok(host.entry(key).map(|entry| entry.value.clone())))
     }
 
     /// Sets a key. `ttl_secs`: none: kept until removed. Units: seconds.
     pub fn set(key: &str, value: &str, ttl_secs: Option<u32>) -> Result<(), Error> {
-        host(|host| insert(host, key, value, ttl_secs))
+        on_host(|host| insert(host, key, value, ttl_secs))
     }
 
     /// Sets only when absent; gives what is there afterwards.
     pub fn set_once(key: &str, value: &str, ttl_secs: Option<u32>) -> Result<String, Error> {
-        host(|host| match host.entry(key) {
+        on_host(|host| match host.entry(key) {
             Some(entry) => Ok(entry.value.clone()),
             None => insert(host, key, value, ttl_secs).map(|()| value.to_owned()),
         })
@@ -342,7 +385,7 @@ pub mod state {
 
     /// Adds to a decimal number; gives the sum.
     pub fn add(key: &str, delta: i32, ttl_secs: Option<u32>) -> Result<i64, Error> {
-        host(|host| {
+        on_host(|host| {
             if let Some(entry) = host.entry(key) {
                 let sum = entry.value.parse::<i64>().unwrap_or(0).saturating_add(i64::from(delta));
                 entry.value = sum.to_string();
@@ -354,11 +397,24 @@ pub mod state {
 
     /// Forgets a key.
     pub fn remove(key: &str) -> Result<(), Error> {
-        host(|host| host.state.remove(key));
-        Ok(())
+        on_host(|host| {
+            host.state.remove(key);
+            Ok(())
+        })
+    }
+
+    fn on_host<T>(with: impl FnOnce(&mut Host) -> Result<T, Error>) -> Result<T, Error> {
+        host(|host| match host.state_failure {
+            Some(failure) => Err(failure),
+            None => with(host),
+        })
     }
 
     fn insert(host: &mut Host, key: &str, value: &str, ttl_secs: Option<u32>) -> Result<(), Error> {
+        let now_ms = host.now_ms;
+        if host.state.len() >= 10_000 {
+            host.state.retain(|_, entry| entry.end_ms.is_none_or(|end_ms| now_ms < end_ms));
+        }
         match (key.len(), value.len(), host.state.len()) {
             (257.., _, _) => return Err(Error::KeyTooLong),
             (_, 4097.., _) => return Err(Error::ValueTooLong),

@@ -17,6 +17,7 @@ mod verify;
 
 use std::fs::File;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,7 +36,7 @@ pub use survey::{Count, Image, Survey, Wrong};
 use crate::body::{Chunks, Short};
 use crate::config;
 use crate::metrics::Metrics;
-use crate::oci::manifest::Negotiated;
+use crate::oci::manifest::{self, Negotiated};
 use crate::oci::{Digest, Place, Tag};
 use chunk::read_file;
 use fill::Fills;
@@ -46,6 +47,8 @@ use verify::Verifications;
 
 /// Times that a blob is looked for again after its file was hashed.
 const FINDS: usize = 3;
+/// Indexes of one repository that are looked at for what they list.
+const INDEXES_MAX: usize = 1000;
 /// How often it is said that there is no space.
 const NO_SPACE_TELL: Duration = Duration::from_secs(10);
 /// How long closing waits for the disk.
@@ -232,6 +235,26 @@ impl Cache {
             Ok(manifest.map(|manifest| Tagged { manifest, age: entry.age() }))
         })
         .await
+    }
+
+    /// The indexes that `place` was seen to hold and that are kept, each with what it lists.
+    pub async fn indexes(&self, place: &Place) -> Vec<(Digest, Vec<Digest>)> {
+        let place = place.clone();
+        self.read(move |store| {
+            let mut found = Vec::new();
+            let _ = store.each_link(&place, &mut |digest, path| {
+                let link = store::read_json::<Link>(path).ok().flatten();
+                if link.is_some_and(|link| manifest::is_index(&link.media_type))
+                    && let Ok(Some(kept)) = read_manifest(store, &place, digest)
+                {
+                    found.push((digest, manifest::parse_references(&kept.bytes)));
+                }
+                if found.len() < INDEXES_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            });
+            Ok(Some(found))
+        })
+        .await
+        .unwrap_or_default()
     }
 
     /// Keeps a manifest that was verified, and that `place` holds it.

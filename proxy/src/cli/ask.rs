@@ -1,5 +1,6 @@
 //! Asks the running proxy by its admin listener.
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -13,7 +14,7 @@ use crate::config::Config;
 use crate::server::GUARD;
 
 /// Largest answer of the running proxy. Units: bytes.
-const ANSWER_MAX: usize = 1 << 20;
+const ANSWER_MAX: usize = 64 << 20;
 
 /// What the running proxy answers to a request; none where no proxy runs, or it has no admin listener.
 pub(super) async fn ask<T: DeserializeOwned>(
@@ -26,6 +27,15 @@ pub(super) async fn ask<T: DeserializeOwned>(
     let Ok(stream) = TcpStream::connect(admin).await else { return Ok(None) };
     let answer = tokio::time::timeout(limit, exchange(stream, method, target));
     answer.await.context("the running proxy does not answer")?.map(Some)
+}
+
+/// Says that no proxy answers.
+pub(super) fn no_proxy(config: &Config) -> ExitCode {
+    match config.admin {
+        Some(admin) => eprintln!("tidegate: no proxy answers at {admin}, the address `admin` of {}", config.source),
+        None => eprintln!("tidegate: {} has `admin = \"off\"`: there is nobody to ask", config.source),
+    }
+    ExitCode::FAILURE
 }
 
 async fn exchange<T: DeserializeOwned>(stream: TcpStream, method: Method, target: &str) -> anyhow::Result<T> {

@@ -3,9 +3,11 @@
 mod ask;
 mod cache;
 mod check;
+mod decisions;
 mod explain;
 mod log;
 mod plugin;
+mod ruled;
 mod serve;
 
 use std::path::PathBuf;
@@ -40,6 +42,8 @@ enum Verb {
         /// Such as docker.io/library/alpine:3.20
         image: String,
     },
+    /// Print what the running proxy decided last, and why
+    Decisions(decisions::Decisions),
     /// Look into the cache, verify it, take something out of it
     #[command(subcommand)]
     Cache(cache::Verb),
@@ -86,6 +90,7 @@ pub fn run() -> ExitCode {
         Verb::Serve => finish(serve::serve(config.clone(), log::Log::start(&config.log))),
         Verb::Check => finish(check::check(&config, args.config.as_deref())),
         Verb::Explain { image } => finish(explain::explain(config, image)),
+        Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
         Verb::Plugin(_) | Verb::CompilePlugin => ExitCode::FAILURE,
     }

@@ -33,6 +33,8 @@ pub(super) struct File {
     pub log: Log,
     #[serde(default)]
     pub traces: Traces,
+    #[serde(default)]
+    pub decisions: Decisions,
 }
 
 /// `[tls]`
@@ -138,6 +140,14 @@ pub(super) struct Egress {
     pub proxy: Option<Spanned<String>>,
     pub proxy_password_file: Option<Spanned<PathBuf>>,
     pub no_proxy: Option<Vec<Spanned<String>>>,
+}
+
+/// `[decisions]`
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Decisions {
+    pub file: Option<Spanned<PathBuf>>,
+    pub keep: Option<Spanned<usize>>,
 }
 
 /// `[traces]`

@@ -3,6 +3,7 @@
 //! A configuration that is wrong is refused whole, with file, line and key; nothing of it takes effect.
 
 mod cache;
+mod decisions;
 mod egress;
 mod file;
 mod known;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use cache::{Cache, TagTimes};
+pub use decisions::Decisions;
 pub use egress::{Egress, EgressProxy, Way};
 pub use file::{Log, LogFormat, LogLevel, OnLoadError};
 pub use limits::Limits;
@@ -73,6 +75,8 @@ pub struct Config {
     pub log: Log,
     /// The traces.
     pub traces: Traces,
+    /// The decision record.
+    pub decisions: Decisions,
     /// Nothing stands in its file: all defaults, or a file that is just being written.
     pub blank: bool,
     /// The file that it was read from, or that there was none.
@@ -137,6 +141,7 @@ impl Config {
         let plugins = source.plugins(file.plugins, &cache.dir)?;
         let limits = source.limits(&file.limits)?;
         let traces = source.traces(&file.traces)?;
+        let decisions = source.decisions(file.decisions, &cache.dir)?;
         let docker_config = file.docker_config.map(|file| source.docker_config(file, "docker_config")).transpose()?;
         let certs_dirs = source.certs_dirs(file.certs_dirs)?;
         let egress = source.egress(file.egress)?;
@@ -168,6 +173,7 @@ impl Config {
             limits,
             log: file.log,
             traces,
+            decisions,
             blank: text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')),
             source: name.to_owned(),
             lines: [&file.listen, &file.admin].map(|typed| typed.as_ref().map(|typed| source.line(&typed.span()))),
@@ -206,6 +212,8 @@ impl Config {
         keep(&mut changed, "plugins.on_load_error", &mut self.plugins.on_load_error, &before.plugins.on_load_error);
         keep(&mut changed, "traces.endpoint", &mut self.traces.endpoint, &before.traces.endpoint);
         keep(&mut changed, "traces.ratio", &mut self.traces.ratio, &before.traces.ratio);
+        keep(&mut changed, "decisions.file", &mut self.decisions.file, &before.decisions.file);
+        keep(&mut changed, "decisions.keep", &mut self.decisions.keep, &before.decisions.keep);
         changed
     }
 
@@ -339,6 +347,10 @@ mod tests {
             ("[traces]\nratio = 1.5", 2, "traces.ratio"),
             ("[traces]\nratio = nan", 2, "traces.ratio"),
             ("[traces]\nratio = \"all\"", 2, "ratio"),
+            ("[decisions]\nfile = \"d.jsonl\"", 2, "decisions.file"),
+            ("[cache]\ndir = \"/a\"\n[decisions]\nfile = \"/a/d.jsonl\"", 4, "decisions.file"),
+            ("[decisions]\nkeep = 100001", 2, "decisions.keep"),
+            ("[decisions]\nkeep = -1", 2, "keep"),
             ("[traces]\nendpont = \"http://c\"", 2, "endpont"),
         ] {
             let message = refusal(text);

@@ -1,6 +1,9 @@
 //! What the core needs to know of a manifest: its media types, and what it refers to.
 
-use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Deserializer};
 
 use super::digest::Digest;
 
@@ -51,19 +54,110 @@ impl Negotiated {
     }
 }
 
-#[derive(Deserialize)]
-struct Descriptor {
-    digest: Digest,
+/// What a manifest says of a piece of content.
+///
+/// Source: OCI image specification, "Content Descriptors".
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// Empty where it has none.
+    #[serde(default)]
+    pub media_type: String,
+    /// What the content hashes to.
+    pub digest: Digest,
+    /// Units: bytes.
+    #[serde(default)]
+    pub size: u64,
+    /// Of an artifact.
+    pub artifact_type: Option<String>,
+    /// Of an entry of an index.
+    pub platform: Option<Platform>,
+    /// Key and value.
+    #[serde(default, deserialize_with = "null_is_none")]
+    pub annotations: BTreeMap<String, String>,
 }
 
+/// Where an image runs.
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Platform {
+    architecture: String,
+    os: String,
+    variant: Option<String>,
+}
+
+/// `linux/arm64/v8`
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        self.variant.as_deref().map_or(Ok(()), |variant| write!(f, "/{variant}"))
+    }
+}
+
+/// What the core needs to know of a manifest.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Parts {
     media_type: Option<String>,
-    config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-    manifests: Option<Vec<Descriptor>>,
+    config: Option<Named>,
+    #[serde(default, deserialize_with = "null_is_none")]
+    layers: Vec<Named>,
+    manifests: Option<Vec<Named>>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    digest: Digest,
+}
+
+/// All that a manifest or an index says.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Contents {
+    /// Of an artifact.
+    pub artifact_type: Option<String>,
+    /// What this is a signature, an attestation or an SBOM of.
+    pub subject: Option<Descriptor>,
+    /// An index has none.
+    pub config: Option<Descriptor>,
+    /// In order.
+    #[serde(default, deserialize_with = "null_is_none")]
+    pub layers: Vec<Descriptor>,
+    /// Of an index, in order.
+    #[serde(default, deserialize_with = "null_is_none")]
+    pub manifests: Vec<Descriptor>,
+    /// Key and value.
+    #[serde(default, deserialize_with = "null_is_none")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+impl Contents {
+    /// Reads a manifest or an index.
+    ///
+    /// # Errors
+    /// What of it is of no shape that a manifest has.
+    pub fn parse(bytes: &[u8]) -> Result<Self, InvalidManifest> {
+        Ok(serde_json::from_str(std::str::from_utf8(bytes)?)?)
+    }
+
+    /// Whether one of its layers is a part of a container's file system, or a program by itself: only a manifest
+    /// without such a one can be nothing but a signature, an attestation or an SBOM.
+    pub fn holds_a_program(&self) -> bool {
+        const KINDS: [&str; 4] = [
+            "application/vnd.oci.image.layer.",
+            "application/vnd.docker.image.rootfs.",
+            "application/wasm",
+            "application/vnd.wasm.",
+        ];
+        self.layers.iter().any(|layer| {
+            let kind = layer.media_type.to_ascii_lowercase();
+            kind.is_empty() || kind.contains("tar") || KINDS.iter().any(|known| kind.starts_with(known))
+        })
+    }
+}
+
+/// Many programs write `null` for what is empty.
+fn null_is_none<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(value: D) -> Result<T, D::Error> {
+    Option::deserialize(value).map(Option::unwrap_or_default)
 }
 
 /// Why a body is not the manifest that it says it is.
@@ -100,6 +194,11 @@ pub fn parse_blobs(bytes: &[u8], content_type: &str) -> Result<Vec<Digest>, Inva
     Ok(parts.config.into_iter().chain(parts.layers).map(|descriptor| descriptor.digest).collect())
 }
 
+/// Whether a media type is that of an index.
+pub fn is_index(media_type: &str) -> bool {
+    media_type == MEDIA_TYPES[0] || media_type == MEDIA_TYPES[2]
+}
+
 /// Every digest that a manifest or an index refers to; none where it is neither.
 pub fn parse_references(bytes: &[u8]) -> Vec<Digest> {
     let Ok(parts) = serde_json::from_slice::<Parts>(bytes) else { return Vec::new() };
@@ -119,6 +218,28 @@ mod tests {
         let one = Negotiated::parse(["application/vnd.docker.distribution.manifest.v2+json"].into_iter());
         assert_eq!(one.accept(), "application/vnd.docker.distribution.manifest.v2+json");
         assert_ne!(one.key(), Negotiated::ALL.key());
+    }
+
+    #[test]
+    fn a_manifest_tells_what_is_in_it() {
+        let digest = Digest::sha256_of(b"");
+        let layer = |media_type: &str| {
+            let text = format!(
+                r#"{{"layers":[{{"mediaType":"{media_type}","digest":"{digest}","size":3}}],"annotations":null}}"#
+            );
+            Contents::parse(text.as_bytes()).expect("a manifest")
+        };
+        assert!(layer("application/vnd.oci.image.layer.v1.tar+gzip").holds_a_program());
+        assert!(layer("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip").holds_a_program());
+        assert!(layer("").holds_a_program());
+        assert!(!layer("application/vnd.dev.cosign.simplesigning.v1+json").holds_a_program());
+        let index = format!(
+            r#"{{"manifests":[{{"digest":"{digest}","platform":{{"os":"linux","architecture":"arm64","variant":"v8"}}}}],"layers":null}}"#
+        );
+        let index = Contents::parse(index.as_bytes()).expect("an index");
+        assert_eq!(index.manifests[0].platform.as_ref().map(ToString::to_string).as_deref(), Some("linux/arm64/v8"));
+        assert!(parse_blobs(br#"{"layers":null}"#, MEDIA_TYPES[1]).is_ok());
+        assert!(Contents::parse(br#"{"annotations":{"a":1}}"#).is_err());
     }
 
     #[test]

@@ -1,9 +1,15 @@
 //! Between the words of the WIT and those of `oci`. What a plugin gives is not trusted: a word that cannot be is an error.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::bindings::{admission, fallback, routing, types};
-use crate::oci::{Attempt, Candidate, Code, Content, Denial, Failure, Place, Pull, Reference, Registry, Repository};
+use super::bindings::{admission, fallback, freshness, inspection, routing, types};
+use super::ruling::{Finding, Routes, Rule, Step, Verdict};
+use crate::oci::manifest::Descriptor;
+use crate::oci::{
+    Attempt, Candidate, Code, Content, Denial, Digest, Failure, Place, Pull, Reference, Registry, Repository, Tag,
+};
 
 /// Longest `Retry-After` that a plugin may ask for.
 const RETRY_AFTER_MAX_SECS: u32 = 86_400;
@@ -12,48 +18,7 @@ const MESSAGE_MAX: usize = 2048;
 /// Candidates that a plugin may give.
 const CANDIDATES_MAX: usize = 64;
 
-/// What an admission plugin decides.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Verdict {
-    /// Go on.
-    Allow,
-    /// Only what the cache holds.
-    CachedOnly,
-    /// No.
-    Deny(Denial),
-}
-
-/// What a routing plugin decides.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Routes {
-    /// As they are.
-    Pass,
-    /// These.
-    To(Vec<Candidate>),
-    /// No.
-    Deny(Denial),
-}
-
-/// What is to be done after a failed attempt.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Step {
-    /// No opinion.
-    Pass,
-    /// The next candidate.
-    Next,
-    /// This one now.
-    Divert(Candidate),
-    /// The cached copy, however old.
-    ServeStale,
-    /// The same candidate once more, after so long.
-    Wait(Duration),
-    /// Give up with what the registry said.
-    Stop,
-    /// Give up with this.
-    Deny(Denial),
-}
-
-pub(super) fn request(pull: &Pull) -> types::Request {
+pub(super) fn request(pull: &Pull) -> Arc<types::Request> {
     let (content, reference) = match &pull.content {
         Content::Manifest(Reference::Tag(tag)) => (types::Content::Manifest, types::Reference::Tag(tag.to_string())),
         Content::Manifest(Reference::Digest(digest)) => {
@@ -63,13 +28,13 @@ pub(super) fn request(pull: &Pull) -> types::Request {
         Content::Tags => (types::Content::TagList, types::Reference::None),
         Content::Referrers(digest) => (types::Content::Referrers, types::Reference::Digest(digest.to_string())),
     };
-    types::Request {
+    Arc::new(types::Request {
         action: types::Action::Pull,
         content,
         registry: pull.place.registry.to_string(),
         repository: pull.place.repository.to_string(),
         reference,
-    }
+    })
 }
 
 pub(super) fn candidate(candidate: &Candidate) -> types::Candidate {
@@ -160,6 +125,58 @@ pub(super) fn step(step: fallback::Step, plugin: &str, pull: &Pull) -> Result<St
         fallback::Step::Stop => Step::Stop,
         fallback::Step::Deny(it) => Step::Deny(denial(&it, plugin)),
     })
+}
+
+pub(super) fn finding(finding: inspection::Finding, plugin: &str) -> Finding {
+    match finding {
+        inspection::Finding::Release => Finding::Release,
+        inspection::Finding::Deny(it) => Finding::Deny(denial(&it, plugin)),
+        inspection::Finding::Hold(inspection::Hold { for_secs, message }) => {
+            let it = types::Denial { status: 403, code: String::new(), message, retry_after_secs: Some(for_secs) };
+            Finding::Hold(denial(&it, plugin))
+        }
+    }
+}
+
+pub(super) fn rule(rule: freshness::Rule) -> Result<Rule, String> {
+    Ok(match rule {
+        freshness::Rule::Pass => Rule::Pass,
+        freshness::Rule::Serve => Rule::Serve,
+        freshness::Rule::Revalidate => Rule::Revalidate,
+        freshness::Rule::Pin(digest) => Rule::Pin(
+            digest.parse().map_err(|_| format!("it pins the digest `{}`, which is none", digest.escape_debug()))?,
+        ),
+    })
+}
+
+pub(super) fn cached_tag(cached: Option<(Digest, Duration)>) -> Option<freshness::CachedTag> {
+    cached.map(|(digest, age)| freshness::CachedTag {
+        digest: digest.to_string(),
+        age_secs: u32::try_from(age.as_secs()).unwrap_or(u32::MAX),
+    })
+}
+
+pub(super) fn descriptor(descriptor: &Descriptor) -> types::Descriptor {
+    types::Descriptor {
+        media_type: descriptor.media_type.clone(),
+        digest: descriptor.digest.to_string(),
+        size: descriptor.size,
+        artifact_type: descriptor.artifact_type.clone(),
+        platform: descriptor.platform.as_ref().map(ToString::to_string),
+        annotations: annotations(&descriptor.annotations),
+    }
+}
+
+pub(super) fn annotations(annotations: &BTreeMap<String, String>) -> Vec<types::Pair> {
+    annotations.iter().map(|(key, value)| types::Pair { key: key.clone(), value: value.clone() }).collect()
+}
+
+/// A tag or a digest as a plugin writes it.
+pub(super) fn reference(text: &str) -> Option<Reference> {
+    match text.parse() {
+        Ok(digest) => Some(Reference::Digest(digest)),
+        Err(_) => Tag::parse(text).map(Reference::Tag),
+    }
 }
 
 fn parse_candidate(it: types::Candidate, plugin: &str, pull: &Pull) -> Result<Candidate, String> {

@@ -1,17 +1,23 @@
-//! What a plugin may know of the call in progress.
+//! What a plugin may know of the call in progress, and what is kept of it.
 
-use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use crate::oci::{Digest, Pull};
+use tokio::sync::Notify;
+
+use super::image::Image;
+use super::lookups::Lookups;
+use super::settings::Mode;
+use crate::oci::{Place, Pull};
 
 /// Warnings that one answer carries at the most.
 const WARNINGS_MAX: usize = 8;
 /// Longest text of a warning. Units: bytes.
 const WARNING_MAX: usize = 512;
+/// Decisions, and attempts at upstreams, of one request that are kept.
+const KEPT_MAX: usize = 256;
 
 /// Who asks, and with what.
 #[derive(Debug)]
@@ -20,6 +26,8 @@ pub struct Facts {
     pub id: String,
     /// Address of the client.
     pub client: IpAddr,
+    /// Who it is; none: anonymous.
+    pub identity: Option<Identity>,
     /// Empty when none was sent.
     pub user_agent: String,
     /// Media types of `Accept`, in order.
@@ -28,6 +36,20 @@ pub struct Facts {
     pub headers: Vec<(String, String)>,
     warnings: Mutex<Vec<String>>,
     decision: OnceLock<Decision>,
+    decided: Mutex<Vec<Decided>>,
+    tried: Mutex<Vec<Tried>>,
+    shadows: Shadows,
+}
+
+/// Who a client is, where it has shown that.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// Its name.
+    pub subject: String,
+    /// Who says so.
+    pub issuer: String,
+    /// What it belongs to.
+    pub groups: Vec<String>,
 }
 
 /// What the policy decided for a pull that it did not deny.
@@ -57,6 +79,60 @@ impl Decision {
     }
 }
 
+/// What one plugin decided.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// Its name.
+    pub plugin: Arc<str>,
+    /// Which hook.
+    pub hook: &'static str,
+    /// Whether it counts.
+    pub mode: Mode,
+    /// The word for it: `allow`, `cached-only`, `deny`, `pass`, `to`, `next`, `release`, `hold`, `pin`, ...
+    pub ruling: &'static str,
+    /// Why, or what exactly.
+    pub detail: Option<String>,
+    /// Where routing leads.
+    pub candidates: Option<Vec<Place>>,
+    /// Why the call gave no answer, where `on_error` stands in for it.
+    pub failed: Option<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// An attempt at an upstream.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// Registry and repository.
+    pub place: Place,
+    /// `ok`, or the kind of its failure.
+    pub outcome: &'static str,
+    /// What was wrong, in words.
+    pub reason: Option<String>,
+    /// To its headers, or to its failure.
+    pub took: Duration,
+    /// What a failed attempt brought of a body. Units: bytes.
+    pub bytes: u64,
+}
+
+/// Shadow decisions under way.
+#[derive(Default, Debug)]
+struct Shadows {
+    running: AtomicUsize,
+    done: Notify,
+}
+
+/// A shadow decision under way.
+pub(super) struct Shadow(Arc<Facts>);
+
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        if self.0.shadows.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.0.shadows.done.notify_waiters();
+        }
+    }
+}
+
 impl Facts {
     /// Facts without warnings yet.
     pub fn new(
@@ -66,12 +142,24 @@ impl Facts {
         accept: Vec<String>,
         headers: Vec<(String, String)>,
     ) -> Self {
-        Self { id, client, user_agent, accept, headers, warnings: Mutex::default(), decision: OnceLock::new() }
+        Self {
+            id,
+            client,
+            identity: None,
+            user_agent,
+            accept,
+            headers,
+            warnings: Mutex::default(),
+            decision: OnceLock::new(),
+            decided: Mutex::default(),
+            tried: Mutex::default(),
+            shadows: Shadows::default(),
+        }
     }
 
     /// Adds a text that the client prints; what is too much is dropped.
     pub(super) fn warn(&self, message: &str) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut warnings = lock(&self.warnings);
         if warnings.len() < WARNINGS_MAX {
             let text: String = message.chars().filter(|char| !char.is_control()).collect();
             warnings.push(text[..text.floor_char_boundary(WARNING_MAX)].to_owned());
@@ -90,34 +178,64 @@ impl Facts {
 
     /// The texts that the client is to print.
     pub fn take_warnings(&self) -> Vec<String> {
-        std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.warnings))
+    }
+
+    /// Keeps what a plugin decided.
+    pub(super) fn note(&self, decided: Decided) {
+        let mut all = lock(&self.decided);
+        if all.len() < KEPT_MAX {
+            all.push(decided);
+        }
+    }
+
+    /// What the plugins decided, in the order in which they did.
+    pub fn decided(&self) -> Vec<Decided> {
+        lock(&self.decided).clone()
+    }
+
+    /// Keeps an attempt at an upstream.
+    pub fn tried(&self, tried: Tried) {
+        let mut all = lock(&self.tried);
+        if all.len() < KEPT_MAX {
+            all.push(tried);
+        }
+    }
+
+    /// The attempts at upstreams that were made for this request.
+    pub fn attempts(&self) -> Vec<Tried> {
+        lock(&self.tried).clone()
+    }
+
+    /// Begins a shadow decision.
+    pub(super) fn begin_shadow(self: &Arc<Self>) -> Shadow {
+        self.shadows.running.fetch_add(1, Ordering::AcqRel);
+        Shadow(self.clone())
+    }
+
+    /// Whether a plugin in shadow mode still decides.
+    pub fn has_shadows(&self) -> bool {
+        self.shadows.running.load(Ordering::Acquire) > 0
+    }
+
+    /// Waits until no plugin in shadow mode decides any more.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn shadows_done(&self) {
+        loop {
+            let done = self.shadows.done.notified();
+            if !self.has_shadows() {
+                return;
+            }
+            done.await;
+        }
     }
 }
 
-/// What the cache holds of what is asked for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Cached {
-    /// Nothing.
-    #[default]
-    Absent,
-    /// A copy that may be served as it is.
-    Fresh {
-        /// Its digest.
-        digest: Digest,
-        /// Since its registry was asked, where that matters.
-        age: Option<Duration>,
-    },
-    /// A tag past its time to live.
-    Stale {
-        /// The digest that it stood for.
-        digest: Digest,
-        /// Since its registry was asked.
-        age: Duration,
-    },
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
-
-/// Looks into the cache without serving from it.
-pub type Peek = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Cached> + Send>> + Send + Sync>;
 
 /// One question to the plugins.
 #[derive(Clone)]
@@ -126,8 +244,10 @@ pub struct Question {
     pub pull: Arc<Pull>,
     /// Who asks.
     pub facts: Arc<Facts>,
-    /// What the cache holds of it.
-    pub peek: Peek,
+    /// What there is to look up.
+    pub lookups: Arc<dyn Lookups>,
+    /// The manifest under inspection.
+    pub image: Option<Arc<Image>>,
     /// Whether nothing may come of it: state is written to a copy.
     pub dry_run: bool,
 }

@@ -1,22 +1,30 @@
 //! What lives in the store of an instance, and the host functions that it answers.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use tracing::{debug, error, info, trace, warn};
 use wasmtime::component::{HasData, Linker};
 use wasmtime::{StoreLimits, StoreLimitsBuilder};
 
-use super::bindings::{call, clock, config, log, state as wit_state, types};
+use super::bindings::{call, clock, config, image, log, metrics as wit_metrics, registry, state as wit_state, types};
 use super::convert::printable;
-use super::facts::{Cached, Question};
-use super::state::{Refused, State, now_ms};
+use super::facts::Question;
+use super::looking::Budget;
+use super::lookups::Cached;
+use super::meter::Meter;
+use super::settings::Mode;
+use super::state::{Refused, State};
 use super::wasi::Sandbox;
+use crate::metrics::{self, Metrics, Value};
+use crate::oci::Registry;
 
 /// Bytes of log lines that one call of a hook may write.
 pub(super) const LOG_MAX: usize = 8 << 10;
 /// Lines that one call of a hook may write, empty ones too.
 const LOG_LINES_MAX: u32 = 64;
+/// What of its last error is told where it fails. Units: bytes.
+const SAID_MAX: usize = 1024;
 /// Memories and tables that a component may have; `QuickJS` needs 3 of each.
 pub(super) const PARTS_MAX: usize = 8;
 /// Core instances that a component may have; Python, which is linked of many libraries, needs 38.
@@ -34,6 +42,8 @@ pub(super) struct Shared {
     pub plugin: String,
     pub config: Vec<ConfigFile>,
     pub state: Arc<State>,
+    pub mode: Mode,
+    pub metrics: Arc<Metrics>,
     /// Whether it was built for WASI.
     pub wasi: bool,
 }
@@ -42,10 +52,12 @@ pub(super) struct Shared {
 pub(super) struct Guest {
     shared: Arc<Shared>,
     pub limits: StoreLimits,
-    question: Option<Question>,
+    pub(super) question: Option<Question>,
     state: Arc<State>,
-    /// Ticks of the epoch that the guest may still run.
-    ticks_left: u32,
+    pub(super) meter: Arc<Meter>,
+    pub(super) budget: Budget,
+    /// The last line that it logged as an error: why it fails, where it does.
+    said: Option<String>,
     log_left: usize,
     log_lines_left: u32,
     log_dropped: u32,
@@ -72,7 +84,9 @@ impl Guest {
             limits,
             question: None,
             state,
-            ticks_left: 0,
+            meter: Arc::default(),
+            budget: Budget::default(),
+            said: None,
             log_left: 0,
             log_lines_left: 0,
             log_dropped: 0,
@@ -83,14 +97,16 @@ impl Guest {
     }
 
     /// Begins a call of a hook.
-    pub fn begin(&mut self, question: Option<&Question>, ticks: u32) {
+    pub fn begin(&mut self, question: Option<&Question>, time: Duration) {
         self.tell_output();
         self.question = question.cloned();
         self.state = match question {
             Some(question) if question.dry_run => Arc::new(self.shared.state.fork()),
             _ => self.shared.state.clone(),
         };
-        self.ticks_left = ticks;
+        self.meter.begin(time);
+        self.budget = Budget::default();
+        self.said = None;
         self.log_left = LOG_MAX;
         self.log_lines_left = LOG_LINES_MAX;
         self.quiet = false;
@@ -98,8 +114,8 @@ impl Guest {
     }
 
     /// Begins a call of which nothing is logged: every new instance is warmed up by the same one.
-    pub fn begin_quietly(&mut self, ticks: u32) {
-        self.begin(None, ticks);
+    pub fn begin_quietly(&mut self, time: Duration) {
+        self.begin(None, time);
         self.log_lines_left = 0;
         self.quiet = true;
     }
@@ -124,15 +140,14 @@ impl Guest {
         self.question = None;
     }
 
-    /// One tick of the epoch has passed while the guest ran: whether it may go on.
-    pub fn tick(&mut self) -> bool {
-        self.ticks_left = self.ticks_left.saturating_sub(1);
-        self.ticks_left > 0
+    /// What it logged last as an error.
+    pub fn said(&mut self) -> Option<String> {
+        self.said.take()
     }
 
     async fn peek(&self) -> Cached {
         match &self.question {
-            Some(question) => (question.peek)().await,
+            Some(question) => self.meter.free(question.lookups.cached()).await,
             None => Cached::Absent,
         }
     }
@@ -156,6 +171,9 @@ pub(super) fn link(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     log::add_to_linker::<_, Has>(linker, |guest| guest)?;
     clock::add_to_linker::<_, Has>(linker, |guest| guest)?;
     wit_state::add_to_linker::<_, Has>(linker, |guest| guest)?;
+    image::add_to_linker::<_, Has>(linker, |guest| guest)?;
+    registry::add_to_linker::<_, Has>(linker, |guest| guest)?;
+    wit_metrics::add_to_linker::<_, Has>(linker, |guest| guest)?;
     types::add_to_linker::<_, Has>(linker, |guest| guest)
 }
 
@@ -171,7 +189,8 @@ impl call::Host for Guest {
     }
 
     fn client(&mut self) -> Option<call::Identity> {
-        None
+        let identity = self.question.as_ref()?.facts.identity.clone()?;
+        Some(call::Identity { subject: identity.subject, issuer: identity.issuer, groups: identity.groups })
     }
 
     fn user_agent(&mut self) -> String {
@@ -202,7 +221,23 @@ impl call::Host for Guest {
                 Cached::Fresh { age, .. } => age.map(|age| age.as_secs().to_string()),
                 Cached::Stale { age, .. } => Some(age.as_secs().to_string()),
             },
-            _ => None,
+            name => {
+                let (kind, rest) = name.split_once('.')?;
+                // A registry's name has dots itself.
+                let (registry, what) = rest.rsplit_once('.')?;
+                let registry = Registry::parse(registry)?;
+                if (kind, what) == ("registry", "ailing") {
+                    return Some(question.lookups.is_ailing(&registry).to_string());
+                }
+                let (limit, age) = question.lookups.rate_limit(&registry).filter(|_| kind == "ratelimit")?;
+                match what {
+                    "remaining" => Some(limit.remaining.to_string()),
+                    "limit" => limit.limit.map(|limit| limit.to_string()),
+                    "window-secs" => Some(limit.window.as_secs().to_string()),
+                    "age-secs" => Some(age.as_secs().to_string()),
+                    _ => None,
+                }
+            }
         }
     }
 
@@ -215,11 +250,11 @@ impl call::Host for Guest {
     }
 
     fn remaining_ms(&mut self) -> u32 {
-        self.ticks_left
+        self.meter.left_ms()
     }
 
     fn warn(&mut self, message: String) {
-        if let Some(question) = &self.question {
+        if let Some(question) = self.question.as_ref().filter(|_| self.shared.mode == Mode::Enforce) {
             question.facts.warn(&message);
         }
     }
@@ -237,6 +272,9 @@ impl config::Host for Guest {
 
 impl log::Host for Guest {
     fn write(&mut self, level: log::Level, message: String) {
+        if matches!(level, log::Level::Error) {
+            self.said = Some(printable(&message[..message.floor_char_boundary(SAID_MAX)]));
+        }
         if message.len() > self.log_left || self.log_lines_left == 0 {
             self.log_dropped += u32::from(!self.quiet);
             return;
@@ -259,7 +297,9 @@ impl log::Host for Guest {
 
 impl clock::Host for Guest {
     fn now_ms(&mut self) -> u64 {
-        now_ms()
+        let Some(question) = &self.question else { return self.state.now_ms() };
+        let since = question.lookups.now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn monotonic_ns(&mut self) -> u64 {
@@ -299,5 +339,29 @@ impl From<Refused> for wit_state::Error {
             Refused::KeyTooLong => Self::KeyTooLong,
             Refused::ValueTooLong => Self::ValueTooLong,
         }
+    }
+}
+
+impl Guest {
+    fn count(&mut self, name: &str, labels: Vec<types::Pair>, value: Value) {
+        // What is asked for a person, or of every new instance, is not counted.
+        if self.quiet || self.question.as_ref().is_some_and(|question| question.dry_run) {
+            return;
+        }
+        let labels = labels.into_iter().map(|pair| (pair.key, pair.value)).collect();
+        let Shared { plugin, metrics, .. } = &*self.shared;
+        if !metrics.plugin_series.take(plugin, name, labels, value) {
+            metrics.plugin_dropped.get_or_create(&metrics::Plugin { plugin: plugin.clone() }).inc();
+        }
+    }
+}
+
+impl wit_metrics::Host for Guest {
+    fn increment(&mut self, name: String, labels: Vec<types::Pair>, by: u32) {
+        self.count(&name, labels, Value::Increment(by));
+    }
+
+    fn set(&mut self, name: String, labels: Vec<types::Pair>, value: f64) {
+        self.count(&name, labels, Value::Gauge(value));
     }
 }

@@ -1,23 +1,27 @@
 //! One version of one plugin: its code, its hooks, its warm instances, and a call of it.
 
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::OwnedSemaphorePermit;
-use wasmtime::component::{Component, InstancePre};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use wasmtime::component::{Component, Instance, InstancePre};
 use wasmtime::{Store, Trap, UpdateDeadline};
 
-use super::bindings::{admission, fallback, lifecycle, routing, types};
+use super::bindings::{admission, fallback, freshness, inspection, lifecycle, routing};
 use super::compile;
-use super::convert::printable;
-use super::engine::{Engine, TICK};
+use super::convert::{self, printable};
+use super::engine::{Engine, SLOTS};
 use super::facts::Question;
 use super::folder::Version;
 use super::guest::{Guest, Shared};
-use super::settings::Settings;
+use super::looking;
+use super::meter::{Late, Metered};
+use super::ruling::{Ask, Ruling};
+use super::settings::{Isolation, Settings};
 use super::state::States;
 use super::wasi;
-use crate::metrics::{Metrics, PluginCall};
+use crate::metrics::{self, Metrics, PluginCall};
 use crate::trace;
 
 /// Bytes of strings and lists that may cross between host and guest in one call.
@@ -32,20 +36,64 @@ const IDLE_TIME: Duration = Duration::from_mins(1);
 const CHECK_DEADLINE: Duration = Duration::from_secs(1);
 /// How long a call waits for a place in the pool.
 const SLOT_WAIT: Duration = Duration::from_millis(500);
-/// What a call may take beyond its deadline, of time in which its guest does not run: host functions, other guests.
+/// What a call may take beyond its deadline and its look-ups, of time in which its guest does not run: other guests.
 const BEYOND_DEADLINE: Duration = Duration::from_secs(1);
+/// Calls of one plugin at once, so that one whose look-ups take long leaves places to the others.
+const CALLS_AT_ONCE: usize = (SLOTS / 2) as usize;
+/// Decisions of one plugin in shadow mode at once: what is more is passed over.
+const SHADOWS_AT_ONCE: usize = 64;
+/// Failures in a row after which a plugin is reported.
+const FAILURES_MAX: u32 = 10;
 
 /// A version of a plugin that was loaded and has accepted its configuration.
 pub struct Plugin {
     pub(super) version: Version,
     pub(super) settings: Settings,
     pub(super) hooks: Hooks,
+    /// Its name, cheap to share.
+    pub(super) name: Arc<str>,
+    pub(super) life: Life,
     engine: Arc<Engine>,
     component: Component,
     pre: InstancePre<Guest>,
     shared: Arc<Shared>,
+    turns: Arc<Semaphore>,
+    shadows: Arc<Semaphore>,
     idle: Mutex<Vec<Warm>>,
     metrics: Arc<Metrics>,
+}
+
+/// How a version of a plugin fares.
+#[derive(Debug)]
+pub(super) struct Life {
+    pub loaded: SystemTime,
+    pub calls: AtomicU64,
+    pub failures: AtomicU64,
+    /// Units: nanoseconds.
+    pub busy: AtomicU64,
+    pub last_error: Mutex<Option<(SystemTime, String)>>,
+    /// Of each hook by itself: one that answers does not make up for another that never does.
+    failures_in_a_row: [AtomicU32; Ask::HOOKS],
+    given_up: AtomicBool,
+}
+
+impl Life {
+    fn new() -> Self {
+        Self {
+            loaded: SystemTime::now(),
+            calls: AtomicU64::new(0),
+            failures: AtomicU64::new(0),
+            busy: AtomicU64::new(0),
+            last_error: Mutex::default(),
+            failures_in_a_row: Default::default(),
+            given_up: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether its `on_error` answer stands for it.
+    pub fn has_given_up(&self) -> bool {
+        self.given_up.load(Ordering::Relaxed)
+    }
 }
 
 /// The hooks that a component exports.
@@ -54,6 +102,8 @@ pub(super) struct Hooks {
     admission: Option<admission::GuestIndices>,
     routing: Option<routing::GuestIndices>,
     fallback: Option<fallback::GuestIndices>,
+    inspection: Option<inspection::GuestIndices>,
+    freshness: Option<freshness::GuestIndices>,
 }
 
 /// An instance, ready to be called.
@@ -63,26 +113,12 @@ struct Warm {
     admission: Option<admission::Guest>,
     routing: Option<routing::Guest>,
     fallback: Option<fallback::Guest>,
+    inspection: Option<inspection::Guest>,
+    freshness: Option<freshness::Guest>,
     calls: u32,
     idle_since: Instant,
     /// Its place in the pool.
     _slot: OwnedSemaphorePermit,
-}
-
-/// A call of a hook, with what it is given.
-pub(super) enum Hook<'a> {
-    Check,
-    Admit(&'a types::Request),
-    Route(&'a types::Request, &'a [types::Candidate]),
-    OnFailure(&'a types::Request, &'a [types::Attempt], &'a [types::Candidate]),
-}
-
-/// What a hook gave.
-pub(super) enum Answer {
-    Check(Result<(), String>),
-    Verdict(admission::Verdict),
-    Routes(routing::Routes),
-    Step(fallback::Step),
 }
 
 /// Why a call gave no answer. The instance is gone; the plugin is not.
@@ -100,6 +136,20 @@ pub enum CallError {
     /// It gave what cannot be used.
     #[error("{0}")]
     Unusable(String),
+    /// It has failed too often in a row, and is not asked any more.
+    #[error("it has failed {0} times in a row, and is not asked until it is replaced")]
+    GivenUp(u32),
+}
+
+/// Why a version does not take effect.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(super) enum CheckError {
+    /// It says so.
+    #[error("it refuses its configuration: {0}")]
+    Refused(String),
+    /// It could not even be asked.
+    #[error("{0}")]
+    Failed(String),
 }
 
 impl CallError {
@@ -110,17 +160,7 @@ impl CallError {
             Self::Trap(_) => "trap",
             Self::Busy => "busy",
             Self::Unusable(_) => "unusable",
-        }
-    }
-}
-
-impl Hook<'_> {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Check => "lifecycle",
-            Self::Admit(_) => "admission",
-            Self::Route(..) => "routing",
-            Self::OnFailure(..) => "fallback",
+            Self::GivenUp(_) => "given-up",
         }
     }
 }
@@ -138,11 +178,28 @@ impl Plugin {
         states: &States,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, String> {
-        let mut settings = Settings::parse(version.settings.as_ref())?;
         let component = match before {
             Some(before) if before.version.wasm == version.wasm => before.component.clone(),
             _ => compile::compile(engine, &version.wasm).await?,
         };
+        let plugin = Self::assemble(version, component, engine, states, metrics)?;
+        plugin.check().await.map_err(|err| err.to_string())?;
+        metrics.plugin_given_up.remove(&metrics::Plugin { plugin: plugin.version.name.clone() });
+        Ok(plugin)
+    }
+
+    /// Puts a version together from its code, without asking it anything.
+    ///
+    /// # Errors
+    /// A text for the operator.
+    pub(super) fn assemble(
+        version: Version,
+        component: Component,
+        engine: &Arc<Engine>,
+        states: &States,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, String> {
+        let mut settings = Settings::parse(version.settings.as_ref())?;
         let wasi = wasi::is_wanted_by(&component);
         if wasi || wasi::brings_runtime(&component) {
             settings.allow_for_runtime();
@@ -155,101 +212,163 @@ impl Plugin {
             plugin: version.name.clone(),
             config: version.config.clone(),
             state: states.of(&version.name),
+            mode: settings.mode,
+            metrics: metrics.clone(),
             wasi,
         });
-        let plugin = Self {
+        Ok(Self {
             settings,
             hooks,
             engine: engine.clone(),
             component,
             pre,
             shared,
+            name: version.name.as_str().into(),
+            life: Life::new(),
+            turns: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
+            shadows: Arc::new(Semaphore::new(SHADOWS_AT_ONCE)),
             idle: Mutex::default(),
             metrics: metrics.clone(),
             version,
-        };
-        plugin.check().await?;
-        Ok(plugin)
+        })
     }
 
     /// Makes a trial instance and asks it.
-    async fn check(&self) -> Result<(), String> {
+    pub(super) async fn check(&self) -> Result<(), CheckError> {
         if self.hooks.lifecycle.is_none() {
-            let mut warm = self.instantiate().await.map_err(|err| err.to_string())?;
+            let mut warm = self.instantiate().await.map_err(|err| CheckError::Failed(err.to_string()))?;
             warm.store.data_mut().end();
             self.give_back(warm);
             return Ok(());
         }
-        match self.call_within(&Hook::Check, None, CHECK_DEADLINE).await {
-            Ok(Answer::Check(Ok(()))) => Ok(()),
-            Ok(Answer::Check(Err(reason))) => Err(format!("it refuses its configuration: {}", printable(&reason))),
-            Ok(_) => Err("it answers another question".to_owned()),
-            Err(err) => Err(format!("lifecycle.check: {err}")),
+        match self.call_within(&Ask::Check, None, CHECK_DEADLINE).await {
+            Ok(Ruling::Accepted(Err(reason))) => Err(CheckError::Refused(printable(&reason))),
+            Ok(_) => Ok(()),
+            Err(err) => Err(CheckError::Failed(format!("lifecycle.check: {err}"))),
         }
     }
 
+    /// Makes an instance that could be called, and drops it.
+    pub(super) async fn start(&self) -> Result<(), CallError> {
+        let _running = self.engine.run();
+        let mut warm = self.instantiate().await?;
+        self.read_configuration(&mut warm).await
+    }
+
+    /// Turns for decisions in shadow mode.
+    pub(super) fn shadows(&self) -> Arc<Semaphore> {
+        self.shadows.clone()
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
     /// Calls a hook.
-    pub(super) async fn call(&self, hook: &Hook<'_>, question: &Question) -> Result<Answer, CallError> {
+    pub(super) async fn call(&self, ask: &Ask, question: &Question) -> Result<Ruling, CallError> {
+        if let (true, Some(after)) = (self.life.has_given_up(), self.settings.give_up_after) {
+            return Err(CallError::GivenUp(after));
+        }
         let started = Instant::now();
-        let span = trace::child(trace::Kind::Internal, || format!("plugin {} {}", self.version.name, hook.name()));
-        let answer = span.within(self.call_within(hook, Some(question), self.settings.deadline)).await;
+        let span = trace::child(trace::Kind::Internal, || format!("plugin {} {}", self.name, ask.hook()));
+        let answer = span.within(self.call_within(ask, Some(question), self.settings.deadline)).await;
         let outcome = answer.as_ref().map_or_else(CallError::kind, |_| "ok");
-        span.text("tidegate.plugin", &self.version.name);
-        span.word("tidegate.hook", hook.name());
+        span.text("tidegate.plugin", &self.name);
+        span.word("tidegate.hook", ask.hook());
         span.word("tidegate.outcome", outcome);
         if let Err(err) = &answer {
             span.fail(err);
         }
-        let labels = PluginCall { plugin: self.version.name.clone(), hook: hook.name(), outcome };
+        let took = started.elapsed();
+        let labels = PluginCall { plugin: self.version.name.clone(), hook: ask.hook(), outcome };
         self.metrics.plugin_calls.get_or_create(&labels).inc();
-        self.metrics.plugin_seconds.get_or_create(&labels).inc_by(started.elapsed().as_secs_f64());
-        answer.inspect_err(|err| self.report(hook.name(), question, err))
+        self.metrics.plugin_seconds.get_or_create(&labels).inc_by(took.as_secs_f64());
+        self.life.calls.fetch_add(1, Ordering::Relaxed);
+        self.life.busy.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        match &answer {
+            Ok(_) => self.life.failures_in_a_row[ask.number()].store(0, Ordering::Relaxed),
+            Err(err) => self.fail(ask, question, err),
+        }
+        answer
     }
 
-    /// Logs why a call gave no answer.
-    pub(super) fn report(&self, hook: &'static str, question: &Question, err: &CallError) {
-        tracing::error!(
-            plugin = self.version.name,
-            file = self.version.file,
-            hook,
-            request = question.facts.id,
-            reason = err.to_string(),
-            "plugin call failed"
-        );
+    /// Takes note of a call that gave no answer.
+    fn fail(&self, ask: &Ask, question: &Question, err: &CallError) {
+        let (plugin, file, reason) = (self.version.name.as_str(), self.version.file.as_str(), err.to_string());
+        let request = question.facts.id.as_str();
+        tracing::error!(plugin, file, hook = ask.hook(), request, reason, "plugin call failed");
+        self.life.failures.fetch_add(1, Ordering::Relaxed);
+        *self.life.last_error.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((SystemTime::now(), reason.clone()));
+        // That all places are taken is not its fault alone.
+        if matches!(err, CallError::Busy) {
+            return;
+        }
+        let times = self.life.failures_in_a_row[ask.number()].fetch_add(1, Ordering::Relaxed) + 1;
+        if self.settings.give_up_after == Some(times) {
+            self.life.given_up.store(true, Ordering::Relaxed);
+            self.metrics.plugin_given_up.get_or_create(&metrics::Plugin { plugin: plugin.to_owned() }).set(1);
+            tracing::error!(
+                plugin,
+                file,
+                times,
+                reason,
+                "a plugin keeps failing: its `on_error` answer stands for it until it is replaced"
+            );
+        } else if self.settings.give_up_after.is_none() && times == FAILURES_MAX {
+            tracing::error!(
+                plugin,
+                file,
+                times,
+                reason,
+                "a plugin keeps failing: `give_up_after` in its settings would let its `on_error` answer stand for it"
+            );
+        }
     }
 
     async fn call_within(
         &self,
-        hook: &Hook<'_>,
+        ask: &Ask,
         question: Option<&Question>,
         deadline: Duration,
-    ) -> Result<Answer, CallError> {
+    ) -> Result<Ruling, CallError> {
         let _running = self.engine.run();
-        let called = tokio::time::timeout(deadline + CHECK_DEADLINE + BEYOND_DEADLINE, async {
+        let longest = deadline + CHECK_DEADLINE + BEYOND_DEADLINE + looking::TIME_MAX;
+        let called = tokio::time::timeout(longest, async {
+            // First come, first served.
+            let turn = tokio::time::timeout(SLOT_WAIT, self.turns.clone().acquire_owned()).await;
+            let _turn = turn.map_err(|_| CallError::Busy)?;
             let mut warm = match self.take_idle() {
                 Some(warm) => warm,
-                None => self.warm_up(hook).await?,
+                None => self.warm_up(ask).await?,
             };
-            warm.begin(question, ticks(deadline));
-            let answer = warm.run(hook).await.map_err(|err| call_error(&err, deadline))?;
+            warm.begin(question, deadline);
+            let ruling = warm.run(ask, deadline, question, &self.name).await?;
             warm.store.data_mut().end();
             warm.calls += 1;
             self.give_back(warm);
-            Ok(answer)
+            Ok(ruling)
         });
         called.await.unwrap_or(Err(CallError::Deadline(deadline)))
     }
 
     /// A new instance that has read its configuration, which may take longer than a call may.
-    async fn warm_up(&self, hook: &Hook<'_>) -> Result<Warm, CallError> {
+    async fn warm_up(&self, ask: &Ask) -> Result<Warm, CallError> {
         let mut warm = self.instantiate().await?;
-        if warm.lifecycle.is_some() && !matches!(hook, Hook::Check) {
-            warm.store.data_mut().begin_quietly(ticks(CHECK_DEADLINE));
-            warm.store.set_epoch_deadline(1);
-            warm.run(&Hook::Check).await.map_err(|err| call_error(&err, CHECK_DEADLINE))?;
-            warm.store.data_mut().end();
+        if !matches!(ask, Ask::Check) {
+            self.read_configuration(&mut warm).await?;
         }
         Ok(warm)
+    }
+
+    async fn read_configuration(&self, warm: &mut Warm) -> Result<(), CallError> {
+        if warm.lifecycle.is_some() {
+            warm.store.data_mut().begin_quietly(CHECK_DEADLINE);
+            warm.store.set_epoch_deadline(1);
+            warm.run(&Ask::Check, CHECK_DEADLINE, None, &self.name).await?;
+            warm.store.data_mut().end();
+        }
+        Ok(())
     }
 
     fn take_idle(&self) -> Option<Warm> {
@@ -258,7 +377,7 @@ impl Plugin {
 
     /// Last in, first out: those at the bottom grow old and go.
     fn give_back(&self, mut warm: Warm) {
-        if warm.calls >= CALLS_MAX {
+        if warm.calls >= CALLS_MAX || self.settings.isolation == Isolation::Fresh {
             return;
         }
         warm.idle_since = Instant::now();
@@ -282,64 +401,115 @@ impl Plugin {
         let mut store = Store::new(&self.engine.wasmtime, Guest::new(self.shared.clone(), self.settings.memory_bytes));
         store.limiter(|guest| &mut guest.limits);
         store.set_hostcall_fuel(CROSSING_MAX);
-        store.epoch_deadline_callback(|mut context| {
-            let go_on = context.data_mut().tick();
+        store.epoch_deadline_callback(|context| {
+            let go_on = context.data().meter.tick();
             Ok(if go_on { UpdateDeadline::Yield(1) } else { UpdateDeadline::Interrupt })
         });
         let deadline = self.settings.deadline.max(CHECK_DEADLINE);
         store.set_epoch_deadline(1);
-        store.data_mut().begin(None, ticks(deadline));
-        let trap = |err: wasmtime::Error| call_error(&err, deadline);
-        let instance = self.pre.instantiate_async(&mut store).await.map_err(trap)?;
-        let hooks = &self.hooks;
-        let lifecycle =
-            hooks.lifecycle.as_ref().map(|hook| hook.load(&mut store, &instance)).transpose().map_err(trap)?;
-        let admission =
-            hooks.admission.as_ref().map(|hook| hook.load(&mut store, &instance)).transpose().map_err(trap)?;
-        let routing = hooks.routing.as_ref().map(|hook| hook.load(&mut store, &instance)).transpose().map_err(trap)?;
-        let fallback =
-            hooks.fallback.as_ref().map(|hook| hook.load(&mut store, &instance)).transpose().map_err(trap)?;
-        Ok(Warm { store, lifecycle, admission, routing, fallback, calls: 0, idle_since: Instant::now(), _slot: slot })
+        store.data_mut().begin(None, deadline);
+        let meter = store.data().meter.clone();
+        let instance = Metered::new(meter, self.pre.instantiate_async(&mut store)).await;
+        let instance = instance.map_err(|_| CallError::Deadline(deadline))?;
+        let instance = instance.map_err(|err| call_error(&err, deadline, &mut store))?;
+        Warm::of(&self.hooks, store, &instance, slot).map_err(|err| CallError::Trap(format!("{err:#}")))
     }
 }
 
 impl Warm {
-    fn begin(&mut self, question: Option<&Question>, ticks: u32) {
-        self.store.data_mut().begin(question, ticks);
+    fn of(
+        hooks: &Hooks,
+        mut store: Store<Guest>,
+        instance: &Instance,
+        slot: OwnedSemaphorePermit,
+    ) -> wasmtime::Result<Self> {
+        let within = &mut store;
+        Ok(Self {
+            lifecycle: hooks.lifecycle.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
+            admission: hooks.admission.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
+            routing: hooks.routing.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
+            fallback: hooks.fallback.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
+            inspection: hooks.inspection.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
+            freshness: hooks.freshness.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
+            store,
+            calls: 0,
+            idle_since: Instant::now(),
+            _slot: slot,
+        })
+    }
+
+    fn begin(&mut self, question: Option<&Question>, deadline: Duration) {
+        self.store.data_mut().begin(question, deadline);
         self.store.set_epoch_deadline(1);
         self.store.set_hostcall_fuel(CROSSING_MAX);
     }
 
-    async fn run(&mut self, hook: &Hook<'_>) -> wasmtime::Result<Answer> {
+    async fn run(
+        &mut self,
+        ask: &Ask,
+        deadline: Duration,
+        question: Option<&Question>,
+        plugin: &str,
+    ) -> Result<Ruling, CallError> {
+        let meter = self.store.data().meter.clone();
+        let ran = Metered::new(meter, self.ask(ask, question, plugin)).await;
+        match ran {
+            Ok(Ok(Ok(ruling))) => Ok(ruling),
+            Ok(Ok(Err(unusable))) => Err(CallError::Unusable(unusable)),
+            Ok(Err(err)) => Err(call_error(&err, deadline, &mut self.store)),
+            Err(Late) => Err(CallError::Deadline(deadline)),
+        }
+    }
+
+    /// Outside, that the call came to no end; inside, that its answer cannot be used.
+    async fn ask(
+        &mut self,
+        ask: &Ask,
+        question: Option<&Question>,
+        plugin: &str,
+    ) -> wasmtime::Result<Result<Ruling, String>> {
         let store = &mut self.store;
         let no_hook = || wasmtime::Error::msg("it has no such hook");
-        Ok(match hook {
-            Hook::Check => Answer::Check(self.lifecycle.as_ref().ok_or_else(no_hook)?.call_check(store).await?),
-            Hook::Admit(request) => {
-                Answer::Verdict(self.admission.as_ref().ok_or_else(no_hook)?.call_admit(store, request).await?)
+        let pull = question.map(|question| &*question.pull);
+        Ok(match ask {
+            Ask::Check => Ok(Ruling::Accepted(self.lifecycle.as_ref().ok_or_else(no_hook)?.call_check(store).await?)),
+            Ask::Admit(request) => {
+                let verdict = self.admission.as_ref().ok_or_else(no_hook)?.call_admit(store, request).await?;
+                Ok(Ruling::Verdict(convert::verdict(verdict, plugin)))
             }
-            Hook::Route(request, candidates) => {
-                Answer::Routes(self.routing.as_ref().ok_or_else(no_hook)?.call_route(store, request, candidates).await?)
+            Ask::Route(request, candidates) => {
+                let hook = self.routing.as_ref().ok_or_else(no_hook)?;
+                let routes = hook.call_route(store, request, candidates).await?;
+                convert::routes(routes, plugin, pull.ok_or_else(no_hook)?).map(Ruling::Routes)
             }
-            Hook::OnFailure(request, attempts, remaining) => {
+            Ask::OnFailure(request, attempts, remaining) => {
                 let hook = self.fallback.as_ref().ok_or_else(no_hook)?;
-                Answer::Step(hook.call_on_failure(store, request, attempts, remaining).await?)
+                let step = hook.call_on_failure(store, request, attempts, remaining).await?;
+                convert::step(step, plugin, pull.ok_or_else(no_hook)?).map(Ruling::Step)
+            }
+            Ask::Inspect(request) => {
+                let finding = self.inspection.as_ref().ok_or_else(no_hook)?.call_inspect(store, request).await?;
+                Ok(Ruling::Finding(convert::finding(finding, plugin)))
+            }
+            Ask::Judge(request, cached) => {
+                let hook = self.freshness.as_ref().ok_or_else(no_hook)?;
+                convert::rule(hook.call_judge(store, request, cached.as_ref()).await?).map(Ruling::Rule)
             }
         })
     }
 }
 
-fn ticks(deadline: Duration) -> u32 {
-    u32::try_from(deadline.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u32::MAX)
-}
-
-/// `{error}` alone says only where it happened: the trap, and the root of it, say what.
-fn call_error(err: &wasmtime::Error, deadline: Duration) -> CallError {
+/// `{error}` alone says only where it happened: what the guest said last, the trap, and the root of it, say what.
+fn call_error(err: &wasmtime::Error, deadline: Duration, store: &mut Store<Guest>) -> CallError {
     if err.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
         return CallError::Deadline(deadline);
     }
     let root = err.root_cause().to_string();
-    CallError::Trap(printable(root.lines().next().unwrap_or_default()))
+    let root = printable(root.lines().next().unwrap_or_default());
+    CallError::Trap(match store.data_mut().said() {
+        Some(said) => format!("{said} ({root})"),
+        None => root,
+    })
 }
 
 impl Hooks {
@@ -368,11 +538,19 @@ impl Hooks {
                 .then(|| fallback::GuestIndices::new(pre))
                 .transpose()
                 .map_err(|err| wrong("fallback", err))?,
+            inspection: has("inspection")
+                .then(|| inspection::GuestIndices::new(pre))
+                .transpose()
+                .map_err(|err| wrong("inspection", err))?,
+            freshness: has("freshness")
+                .then(|| freshness::GuestIndices::new(pre))
+                .transpose()
+                .map_err(|err| wrong("freshness", err))?,
         };
         if hooks.names().is_empty() {
             let listed = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
             return Err(format!(
-                "it exports no hook of tidegate:policy@0.1.0 (admission, routing, fallback); it exports {listed}"
+                "it exports no hook of tidegate:policy@0.1.0 (admission, routing, fallback, inspection, freshness); it exports {listed}"
             ));
         }
         Ok(hooks)
@@ -380,23 +558,19 @@ impl Hooks {
 
     /// The deciding hooks that there are.
     pub fn names(&self) -> Vec<&'static str> {
-        let all = [
-            (self.admission.is_some(), "admission"),
-            (self.routing.is_some(), "routing"),
-            (self.fallback.is_some(), "fallback"),
-        ];
-        all.into_iter().filter(|(there, _)| *there).map(|(_, name)| name).collect()
+        let all = ["admission", "routing", "fallback", "inspection", "freshness"];
+        all.into_iter().filter(|hook| self.has(hook)).collect()
     }
 
-    pub fn admits(&self) -> bool {
-        self.admission.is_some()
-    }
-
-    pub fn routes(&self) -> bool {
-        self.routing.is_some()
-    }
-
-    pub fn falls_back(&self) -> bool {
-        self.fallback.is_some()
+    /// Whether there is a hook.
+    pub fn has(&self, hook: &str) -> bool {
+        match hook {
+            "admission" => self.admission.is_some(),
+            "routing" => self.routing.is_some(),
+            "fallback" => self.fallback.is_some(),
+            "inspection" => self.inspection.is_some(),
+            "freshness" => self.freshness.is_some(),
+            _ => false,
+        }
     }
 }

@@ -4,26 +4,44 @@
 
 mod facts;
 
+mod alone;
 mod bindings;
+mod code_cache;
 mod compile;
 mod convert;
+mod cost;
 mod engine;
 mod folder;
+mod given;
 mod guest;
+mod image;
 mod instance;
 mod last_good;
+mod lock;
+mod looking;
+mod lookups;
+mod meter;
 mod reload;
+mod ruling;
 mod scope;
 mod set;
 mod settings;
+mod start;
 mod state;
+mod view;
 mod wasi;
 mod watch;
 
+pub use alone::{About, Alone, Files};
 pub use compile::{VERB as COMPILE_VERB, run_compiler};
-pub use convert::Step;
-pub use facts::{Cached, Decision, Facts, Peek, Question};
+pub use cost::{Cost, measure};
+pub use facts::{Decided, Decision, Facts, Identity, Question, Tried};
 pub use folder::plugin_name;
+pub use given::Given;
+pub use image::Image;
+pub use lookups::{Cached, Looking, Lookups, Missing};
 pub use reload::{Plugins, StartError};
-pub use set::{Admission, Opinion, PluginSet};
+pub use ruling::{Rule, Step};
+pub use set::{Admission, PluginSet};
 pub use settings::Mode;
+pub use view::View;

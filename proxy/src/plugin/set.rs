@@ -1,14 +1,16 @@
 //! The plugins in effect, and what they decide together. A request takes one set and keeps it (I2).
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use super::bindings::types;
-use super::convert::{self, Routes, Step, Verdict};
-use super::facts::Question;
+use super::convert;
+use super::facts::{Decided, Question};
 use super::folder::Version;
-use super::instance::{Answer, CallError, Hook, Plugin};
-use super::settings::OnError;
-use crate::oci::{Attempt, Candidate, Code, Denial};
+use super::instance::{CallError, Plugin};
+use super::ruling::{Ask, Finding, Routes, Rule, Ruling, Step, Verdict};
+use super::settings::{Mode, OnError};
+use crate::metrics::Shadow as ShadowLabels;
+use crate::oci::{Attempt, Candidate, Code, Denial, Digest};
 
 /// An immutable set of plugins, in the order of their files.
 #[derive(Default)]
@@ -31,35 +33,64 @@ pub enum Admission {
     Deny(Denial),
 }
 
-/// What one plugin decides in a dry run.
-#[derive(Clone, Debug)]
-pub struct Opinion {
-    /// Its name.
-    pub plugin: String,
-    /// Which hook.
-    pub hook: &'static str,
-    /// What it decides, in words.
-    pub decides: String,
-}
-
 impl PluginSet {
     /// Names of the plugins, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.plugins.iter().map(|plugin| plugin.version.name.as_str())
     }
 
-    /// Asks every admission plugin until one denies.
+    /// Names of the plugins that decide by a hook about a pull.
+    pub fn names_with(&self, hook: &'static str, question: &Question) -> Vec<String> {
+        self.live(hook, question).map(|plugin| plugin.version.name.clone()).collect()
+    }
+
+    /// Counts up at each swap.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The plugins that are asked about a pull by a hook, and decide.
+    fn live<'a>(&'a self, hook: &'static str, question: &'a Question) -> impl Iterator<Item = &'a Arc<Plugin>> {
+        self.asked(hook, question, Mode::Enforce)
+    }
+
+    fn asked<'a>(
+        &'a self,
+        hook: &'static str,
+        question: &'a Question,
+        mode: Mode,
+    ) -> impl Iterator<Item = &'a Arc<Plugin>> {
+        let place = &question.pull.place;
+        self.plugins
+            .iter()
+            .filter(move |plugin| plugin.settings.mode == mode && plugin.hooks.has(hook) && plugin.settings.sees(place))
+    }
+
+    /// Asks every admission plugin until one denies; in a dry run all of them.
     pub async fn admit(&self, question: &Question) -> Admission {
         let mut together = Admission::Allow;
-        let mut request = None;
-        for plugin in self.plugins.iter().filter(|plugin| plugin.hooks.admits()) {
-            let request = request.get_or_insert_with(|| convert::request(&question.pull));
-            match plugin.admit(question, request).await {
-                Verdict::Allow => {}
-                Verdict::CachedOnly => together = Admission::CachedOnly(plugin.version.name.clone()),
-                Verdict::Deny(denial) => return Admission::Deny(denial),
+        let mut ask = None;
+        for plugin in self.live("admission", question) {
+            let ask = ask.get_or_insert_with(|| Ask::Admit(convert::request(&question.pull)));
+            match plugin.rule(ask, question).await {
+                Ruling::Verdict(Verdict::CachedOnly) if together == Admission::Allow => {
+                    together = Admission::CachedOnly(plugin.version.name.clone());
+                }
+                Ruling::Verdict(Verdict::Deny(denial)) if !matches!(together, Admission::Deny(_)) => {
+                    together = Admission::Deny(denial);
+                    if !question.dry_run {
+                        break;
+                    }
+                }
+                _ => {}
             }
         }
+        let live = Ruling::Verdict(match &together {
+            Admission::Allow => Verdict::Allow,
+            Admission::CachedOnly(_) => Verdict::CachedOnly,
+            Admission::Deny(denial) => Verdict::Deny(denial.clone()),
+        });
+        self.shadow("admission", question, &live, || Ask::Admit(convert::request(&question.pull))).await;
         together
     }
 
@@ -69,12 +100,20 @@ impl PluginSet {
     /// The denial of the first that denies.
     pub async fn route(&self, question: &Question, mut candidates: Vec<Candidate>) -> Result<Vec<Candidate>, Denial> {
         let mut request = None;
-        for plugin in self.plugins.iter().filter(|plugin| plugin.hooks.routes()) {
-            let request = request.get_or_insert_with(|| convert::request(&question.pull));
-            match plugin.route(question, request, &candidates).await {
-                Routes::Pass => {}
-                Routes::To(these) => candidates = these,
-                Routes::Deny(denial) => return Err(denial),
+        for plugin in self.plugins.iter().filter(|plugin| plugin.hooks.has("routing")) {
+            if plugin.settings.mode == Mode::Off || !plugin.settings.sees(&question.pull.place) {
+                continue;
+            }
+            let request = request.get_or_insert_with(|| convert::request(&question.pull)).clone();
+            let ask = Ask::Route(request, candidates.iter().map(convert::candidate).collect());
+            if plugin.settings.mode == Mode::Shadow {
+                plugin.shadow(ask, question, Ruling::Routes(Routes::To(candidates.clone()))).await;
+                continue;
+            }
+            match plugin.rule(&ask, question).await {
+                Ruling::Routes(Routes::To(these)) => candidates = these,
+                Ruling::Routes(Routes::Deny(denial)) => return Err(denial),
+                _ => {}
             }
         }
         Ok(candidates)
@@ -82,118 +121,160 @@ impl PluginSet {
 
     /// Asks the fallback plugins what to do after the last of `attempts`; the first opinion holds.
     pub async fn on_failure(&self, question: &Question, attempts: &[Attempt], remaining: &[Candidate]) -> Step {
-        if !self.plugins.iter().any(|plugin| plugin.hooks.falls_back()) {
+        if !self.plugins.iter().any(|plugin| plugin.hooks.has("fallback")) {
             return Step::Pass;
         }
-        let request = convert::request(&question.pull);
-        let attempts: Vec<_> = attempts.iter().map(convert::attempt).collect();
-        let remaining: Vec<_> = remaining.iter().map(convert::candidate).collect();
-        for plugin in self.plugins.iter().filter(|plugin| plugin.hooks.falls_back()) {
-            let answer = match plugin.call(&Hook::OnFailure(&request, &attempts, &remaining), question).await {
-                Ok(Answer::Step(step)) => {
-                    plugin.usable("fallback", question, convert::step(step, &plugin.version.name, &question.pull))
-                }
-                Ok(_) => Err(CallError::Unusable("it answers another question".to_owned())),
-                Err(err) => Err(err),
-            };
-            match answer {
-                Ok(Step::Pass) => {}
-                Ok(step) => return step,
-                Err(err) if plugin.settings.on_error == Some(OnError::Deny) => return Step::Deny(plugin.failure(&err)),
-                Err(_) => {}
+        let ask = Ask::OnFailure(
+            convert::request(&question.pull),
+            attempts.iter().map(convert::attempt).collect(),
+            remaining.iter().map(convert::candidate).collect(),
+        );
+        let mut together = Step::Pass;
+        for plugin in self.live("fallback", question) {
+            if let Ruling::Step(step) = plugin.rule(&ask, question).await
+                && step != Step::Pass
+            {
+                together = step;
+                break;
             }
         }
-        Step::Pass
+        self.shadow("fallback", question, &Ruling::Step(together.clone()), || ask.clone()).await;
+        together
     }
 
-    /// What each plugin decides for a pull, in order, and the candidates that come of it; none where one denies.
-    pub async fn explain(&self, question: &Question, first: Candidate) -> (Vec<Opinion>, Option<Vec<Candidate>>) {
-        let request = convert::request(&question.pull);
-        let (mut opinions, mut denied) = (Vec::new(), false);
-        let mut opine = |plugin: &Plugin, hook, decides| {
-            opinions.push(Opinion { plugin: plugin.version.name.clone(), hook, decides });
-        };
-        for plugin in self.plugins.iter().filter(|plugin| plugin.hooks.admits()) {
-            let decides = match plugin.admit(question, &request).await {
-                Verdict::Allow => "allow".to_owned(),
-                Verdict::CachedOnly => "only from the cache".to_owned(),
-                Verdict::Deny(denial) => {
-                    denied = true;
-                    format!("deny ({} {}): {}", denial.status, denial.code.as_str(), denial.message)
+    /// Whether anybody looks at manifests of this pull.
+    pub fn inspects(&self, question: &Question) -> bool {
+        [Mode::Enforce, Mode::Shadow].into_iter().any(|mode| self.asked("inspection", question, mode).next().is_some())
+    }
+
+    /// Asks every inspection plugin about the manifest of the question until one does not release it.
+    ///
+    /// # Errors
+    /// The denial of the first that denies or holds.
+    pub async fn inspect(&self, question: &Question) -> Result<(), Denial> {
+        let ask = Ask::Inspect(convert::request(&question.pull));
+        let mut together = Finding::Release;
+        for plugin in self.live("inspection", question) {
+            if let Ruling::Finding(finding) = plugin.rule(&ask, question).await
+                && together == Finding::Release
+                && finding != Finding::Release
+            {
+                together = finding;
+                if !question.dry_run {
+                    break;
                 }
-            };
-            opine(plugin, "admission", decides);
-        }
-        if denied {
-            return (opinions, None);
-        }
-        let mut candidates = vec![first];
-        for plugin in self.plugins.iter().filter(|plugin| plugin.hooks.routes()) {
-            let routes = plugin.route(question, &request, &candidates).await;
-            let decides = match &routes {
-                Routes::Pass => "as they are".to_owned(),
-                Routes::To(these) if these.is_empty() => "nowhere: only the cache may serve".to_owned(),
-                Routes::To(these) => these.iter().map(|it| it.place.to_string()).collect::<Vec<_>>().join(", then "),
-                Routes::Deny(denial) => {
-                    format!("deny ({} {}): {}", denial.status, denial.code.as_str(), denial.message)
-                }
-            };
-            opine(plugin, "routing", decides);
-            match routes {
-                Routes::Pass => {}
-                Routes::To(these) => candidates = these,
-                Routes::Deny(_) => return (opinions, None),
             }
         }
-        for plugin in self.plugins.iter().filter(|plugin| plugin.hooks.falls_back()) {
-            opine(plugin, "fallback", "asked after each failed attempt".to_owned());
+        self.shadow("inspection", question, &Ruling::Finding(together.clone()), || ask.clone()).await;
+        match together {
+            Finding::Release => Ok(()),
+            Finding::Hold(denial) | Finding::Deny(denial) => Err(denial),
         }
-        (opinions, Some(candidates))
+    }
+
+    /// Asks the freshness plugins about a tag, and about the copy of it that the cache holds; the first opinion holds.
+    /// `cached` is looked up only where there is a plugin to be asked.
+    pub async fn judge<F>(&self, question: &Question, cached: impl FnOnce() -> F) -> Rule
+    where
+        F: Future<Output = Option<(Digest, Duration)>>,
+    {
+        if !self.plugins.iter().any(|plugin| plugin.hooks.has("freshness")) {
+            return Rule::Pass;
+        }
+        let ask = Ask::Judge(convert::request(&question.pull), convert::cached_tag(cached().await));
+        let mut together = Rule::Pass;
+        for plugin in self.live("freshness", question) {
+            if let Ruling::Rule(rule) = plugin.rule(&ask, question).await
+                && rule != Rule::Pass
+            {
+                together = rule;
+                break;
+            }
+        }
+        self.shadow("freshness", question, &Ruling::Rule(together.clone()), || ask.clone()).await;
+        together
+    }
+
+    /// Lets the plugins in shadow mode decide beside what the live ones decided.
+    async fn shadow(&self, hook: &'static str, question: &Question, live: &Ruling, ask: impl Fn() -> Ask) {
+        // What is denied stays so, whatever a shadow would have said.
+        if live.word() == "deny" && !question.dry_run {
+            return;
+        }
+        for plugin in self.asked(hook, question, Mode::Shadow) {
+            plugin.shadow(ask(), question, live.clone()).await;
+        }
     }
 }
 
 impl Plugin {
-    /// A failed call denies, unless the operator says otherwise: a policy that does not answer is not no policy.
-    async fn admit(&self, question: &Question, request: &types::Request) -> Verdict {
-        let err = match self.call(&Hook::Admit(request), question).await {
-            Ok(Answer::Verdict(verdict)) => return convert::verdict(verdict, &self.version.name),
-            Ok(_) => CallError::Unusable("it answers another question".to_owned()),
-            Err(err) => err,
-        };
-        match self.settings.on_error {
-            Some(OnError::Skip) => Verdict::Allow,
-            Some(OnError::Deny) | None => Verdict::Deny(self.failure(&err)),
-        }
-    }
-
-    /// As with admission: to go where a silent plugin would not have led is to break its policy.
-    async fn route(&self, question: &Question, request: &types::Request, candidates: &[Candidate]) -> Routes {
-        let candidates: Vec<_> = candidates.iter().map(convert::candidate).collect();
-        let answer = match self.call(&Hook::Route(request, &candidates), question).await {
-            Ok(Answer::Routes(routes)) => {
-                self.usable("routing", question, convert::routes(routes, &self.version.name, &question.pull))
+    /// Asks the plugin; where it fails, its `on_error` answers, or what its hook needs: a policy that does not answer is
+    /// not no policy.
+    pub(super) async fn rule(&self, ask: &Ask, question: &Question) -> Ruling {
+        let started = Instant::now();
+        let (ruling, failed) = match self.call(ask, question).await {
+            Ok(ruling) => (ruling, None),
+            Err(err) => {
+                let denies = match self.settings.on_error {
+                    Some(OnError::Deny) => true,
+                    Some(OnError::Skip) => false,
+                    None => ask.fails_closed(),
+                };
+                let stands_in = if denies { ask.denied(self.failure(&err)) } else { ask.neutral() };
+                (stands_in, Some(err.to_string()))
             }
-            Ok(_) => Err(CallError::Unusable("it answers another question".to_owned())),
-            Err(err) => Err(err),
         };
-        match (answer, self.settings.on_error) {
-            (Ok(routes), _) => routes,
-            (Err(_), Some(OnError::Skip)) => Routes::Pass,
-            (Err(err), Some(OnError::Deny) | None) => Routes::Deny(self.failure(&err)),
+        question.facts.note(Decided {
+            plugin: self.name.clone(),
+            hook: ask.hook(),
+            mode: self.settings.mode,
+            ruling: ruling.word(),
+            detail: ruling.detail(),
+            candidates: ruling.places(),
+            failed,
+            took: started.elapsed(),
+        });
+        ruling
+    }
+
+    /// Lets it decide in a task of its own, so that nobody waits for it; in a dry run here and now. What it decides is
+    /// compared with what the live plugins did.
+    async fn shadow(self: &Arc<Self>, ask: Ask, question: &Question, live: Ruling) {
+        let Ok(turn) = self.shadows().try_acquire_owned() else {
+            return self.count_shadow(&ask, "skipped");
+        };
+        let shadow = question.facts.begin_shadow();
+        let (plugin, question) = (self.clone(), question.clone());
+        let dry_run = question.dry_run;
+        let deciding = async move {
+            let ruling = plugin.rule(&ask, &question).await;
+            let other = ruling.would_change(&live);
+            if other {
+                let (request, pull) = (question.facts.id.as_str(), question.pull.to_string());
+                let (hook, live) = (ask.hook(), live.word());
+                let (would, reason) = (ruling.word(), ruling.detail());
+                tracing::info!(plugin = %plugin.name, hook, request, pull, live, would, reason, "a plugin in shadow mode would have decided otherwise");
+            }
+            plugin.count_shadow(&ask, if other { "other" } else { "same" });
+            drop((turn, shadow));
+        };
+        if dry_run {
+            deciding.await;
+        } else {
+            tokio::spawn(deciding);
         }
     }
 
-    /// An answer that cannot be used is a failed call.
-    fn usable<T>(&self, hook: &'static str, question: &Question, converted: Result<T, String>) -> Result<T, CallError> {
-        converted.map_err(CallError::Unusable).inspect_err(|err| self.report(hook, question, err))
+    fn count_shadow(&self, ask: &Ask, outcome: &'static str) {
+        let labels = ShadowLabels { plugin: self.version.name.clone(), hook: ask.hook(), outcome };
+        self.metrics().plugin_shadows.get_or_create(&labels).inc();
     }
 
     fn failure(&self, err: &CallError) -> Denial {
-        let name = &self.version.name;
         Denial {
             status: 403,
             code: Code::Denied,
-            plugin: name.clone(),
+            plugin: self.version.name.clone(),
             message: format!("the policy could not decide: {err}"),
             retry_after: None,
         }

@@ -174,7 +174,6 @@ impl Settings {
     }
 
     /// Whether the plugin is asked about what comes from a place.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the calls read it next"))]
     pub fn sees(&self, place: &Place) -> bool {
         self.only.as_ref().is_none_or(|only| only.iter().any(|pattern| pattern.covers(place)))
             && !self.except.iter().any(|pattern| pattern.covers(place))

@@ -20,6 +20,11 @@ impl Admitted {
         }
     }
 
+    /// For what a policy looks up itself: no client gets what it brings. `cached_only`: why no registry is asked.
+    pub fn of_policy(cached_only: Option<String>) -> Self {
+        Self { cached_only }
+    }
+
     /// Which plugin lets only the cache serve.
     pub fn cached_only(&self) -> Option<&str> {
         self.cached_only.as_deref()

@@ -9,7 +9,7 @@ use futures_util::future::{Either, select};
 
 use super::routed::Routed;
 use crate::oci::{Attempt, Candidate, Denial, Failure, Method, Place};
-use crate::plugin::Step;
+use crate::plugin::{self, Step};
 use crate::trace;
 use crate::upstream::{Answer, Ask, Refused};
 
@@ -127,6 +127,11 @@ impl<'a> Attempts<'a> {
     pub async fn fetch(&mut self, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
         let tried = self.fetch_hedged(candidate, wanted).await;
         self.rate_limit = tried.result.as_ref().map_or_else(|refused| refused.rate_limit.clone(), |_| Vec::new());
+        if tried.result.is_ok() {
+            let place = tried.candidate.place.clone();
+            let took = tried.started.elapsed();
+            self.routed.question().facts.tried(plugin::Tried { place, outcome: "ok", reason: None, took, bytes: 0 });
+        }
         tried
     }
 
@@ -185,7 +190,8 @@ impl<'a> Attempts<'a> {
         }
         let remaining: Vec<Candidate> = self.remaining.iter().cloned().collect();
         let routed = self.routed;
-        match routed.plugins().on_failure(routed.question(), &self.failed, &remaining).await {
+        let question = routed.question_after_failure();
+        match routed.plugins().on_failure(&question, &self.failed, &remaining).await {
             Step::ServeStale if self.has_stale => After::End(Ending::Stale),
             Step::Divert(to) if routed.reaches(&to) && self.spend_extra(&to) => After::Try(to),
             Step::Pass | Step::Next | Step::ServeStale | Step::Divert(_) => self.next(candidate).await,
@@ -282,6 +288,13 @@ impl<'a> Attempts<'a> {
         }
         let rate_limit = std::mem::take(&mut self.rate_limit);
         let candidate = candidate.clone();
+        self.routed.question().facts.tried(plugin::Tried {
+            place: candidate.place.clone(),
+            outcome: failure.kind(),
+            reason: Some(failure.to_string()),
+            took: duration,
+            bytes,
+        });
         self.failed.push(Attempt { candidate, failure, duration, bytes, retry_after, rate_limit });
     }
 }

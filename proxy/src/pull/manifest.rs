@@ -1,7 +1,7 @@
 //! Manifests: by digest, which never change, and by tag, which are asked for again when their time is over.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::attempts::{After, Attempts, Ending, Wanted};
 use super::error::{Cause, Error, story};
@@ -11,7 +11,8 @@ use super::{Answer, Source, is_fresh};
 use crate::body::Body;
 use crate::cache::{Manifest, Tagged};
 use crate::oci::manifest::{MANIFEST_MAX, Negotiated, parse_blobs};
-use crate::oci::{Attempt, Candidate, Digest, Failure, Method, Place, Tag};
+use crate::oci::{Attempt, Candidate, Digest, Failure, Method, Place, Reference, Tag};
+use crate::plugin::{Image, Question, Rule};
 use crate::upstream;
 
 /// Why a copy is not served that is there.
@@ -26,21 +27,34 @@ const ANY: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.
 /// Who gave a manifest, and whether it had to.
 type Asked = (Place, (Manifest, Source));
 
+/// A manifest that was found, to be inspected before it is served.
+pub(super) struct Found {
+    /// Who was seen to hold it.
+    pub place: Place,
+    pub manifest: Manifest,
+    pub source: Source,
+}
+
+impl From<Asked> for Found {
+    fn from((place, (manifest, source)): Asked) -> Self {
+        Self { place, manifest, source }
+    }
+}
+
 impl Routed {
     /// A manifest by its digest: what is cached never expires.
-    pub async fn manifest_by_digest(self: &Arc<Self>, digest: Digest) -> Result<Answer, Error> {
+    pub async fn manifest_by_digest(self: &Arc<Self>, digest: Digest) -> Result<Found, Error> {
         for place in self.places() {
             if let Some(manifest) = self.core().cache.manifest(place, digest).await
                 && (self.may_ask_upstream().is_ok() || self.is_complete(place, &manifest).await)
             {
-                return Ok(answer(manifest, Source::Cache));
+                return Ok(Found { place: place.clone(), manifest, source: Source::Cache });
             }
         }
         self.may_ask_upstream()?;
         let work = move |routed: Arc<Self>| async move { routed.ask_for_digest(digest).await };
         let asked = self.share(&self.core().manifests, &format!("manifests/{digest}"), ANY, work).await;
-        let (_, (manifest, source)) = asked.map_err(|lost| self.ended(lost.ending, &lost.failed))?;
-        Ok(answer(manifest, source))
+        asked.map(Found::from).map_err(|lost| self.ended(lost.ending, &lost.failed))
     }
 
     async fn ask_for_digest(&self, digest: Digest) -> Result<Asked, Lost> {
@@ -65,25 +79,64 @@ impl Routed {
         Err(Lost { ending, failed: attempts.failed().into() })
     }
 
-    /// A manifest by its tag: fresh from the cache, else as its registry has it now, else stale.
-    pub async fn manifest_by_tag(self: &Arc<Self>, tag: &Tag) -> Result<Answer, Error> {
+    /// What the freshness plugins say of a tag.
+    pub async fn judge(&self, tag: &Tag) -> Rule {
+        let cached = || async {
+            let mut oldest = None;
+            for place in self.places() {
+                if let Some(tagged) = self.core().cache.tag(place, tag, self.caller().negotiated).await {
+                    let age = tagged.age.unwrap_or(Duration::MAX);
+                    if oldest.is_none() || is_fresh(self.live(), place, tagged.age) {
+                        oldest = Some((tagged.manifest.digest, age));
+                    }
+                }
+            }
+            oldest
+        };
+        self.plugins().judge(self.question(), cached).await
+    }
+
+    /// A manifest by its tag: fresh from the cache, else as its registry has it now, else stale; or as the freshness
+    /// plugins ruled.
+    pub async fn manifest_by_tag(self: &Arc<Self>, tag: &Tag, rule: Rule) -> Result<Found, Error> {
         let negotiated = self.caller().negotiated;
-        let (mut kept, too_old) = self.kept(tag, negotiated).await;
+        let (mut kept, too_old) = self.kept(tag, negotiated, rule == Rule::Serve).await;
+        let revalidate = match rule {
+            Rule::Deny(denial) => return Err(self.error(Cause::Denied(denial))),
+            Rule::Pin(digest) => return self.manifest_by_digest(digest).await,
+            Rule::Serve => {
+                let fresh = |(place, tagged): &(Place, Tagged)| is_fresh(self.live(), place, tagged.age);
+                if let Some(at) = kept.iter().position(fresh).or((!kept.is_empty()).then_some(0)) {
+                    let source = if fresh(&kept[at]) { Source::Cache } else { Source::Stale };
+                    let (place, tagged) = kept.swap_remove(at);
+                    // Without a registry to bring the rest, an image that is not all there is none.
+                    if self.may_ask_upstream().is_ok() || self.is_complete(&place, &tagged.manifest).await {
+                        return Ok(Found { place, manifest: tagged.manifest, source });
+                    }
+                }
+                false
+            }
+            Rule::Revalidate => true,
+            Rule::Pass => false,
+        };
         if let Err(refusal) = self.may_ask_upstream() {
             return self.stale(kept).await.ok_or(refusal);
         }
-        if let Some(at) = kept.iter().position(|(place, tagged)| is_fresh(self.live(), place, tagged.age)) {
-            return Ok(answer(kept.swap_remove(at).1.manifest, Source::Cache));
+        let fresh = kept.iter().position(|(place, tagged)| is_fresh(self.live(), place, tagged.age));
+        if let Some(at) = fresh.filter(|_| !revalidate) {
+            let (place, tagged) = kept.swap_remove(at);
+            return Ok(Found { place, manifest: tagged.manifest, source: Source::Cache });
         }
         let wanted = tag.clone();
         let work = move |routed: Arc<Self>| {
             let tag = wanted.clone();
-            async move { routed.ask_for_tag(&tag, negotiated).await }
+            async move { routed.ask_for_tag(&tag, negotiated, revalidate).await }
         };
-        let resource = format!("manifests/{tag}");
+        // Who must have it as it is now is not content with one that somebody else takes from the cache.
+        let resource = if revalidate { format!("manifests/{tag} now") } else { format!("manifests/{tag}") };
         let asked = self.share(&self.core().manifests, &resource, &negotiated.accept(), work).await;
         let Lost { ending, failed } = match asked {
-            Ok((_, (manifest, source))) => return Ok(answer(manifest, source)),
+            Ok(asked) => return Ok(asked.into()),
             Err(lost) => lost,
         };
         let gone = failed.iter().all(|attempt| attempt.failure == Failure::Status(404));
@@ -111,12 +164,12 @@ impl Routed {
 
     /// The copies of a tag that may still be served, fresh ones and stale ones, and whether there are any that are too
     /// old for it.
-    async fn kept(&self, tag: &Tag, negotiated: Negotiated) -> (Vec<(Place, Tagged)>, bool) {
+    async fn kept(&self, tag: &Tag, negotiated: Negotiated, any_age: bool) -> (Vec<(Place, Tagged)>, bool) {
         let (mut kept, mut too_old) = (Vec::new(), false);
         for place in self.places() {
             let most = self.live().config.tag_times(&place.registry).max_stale;
             let Some(tagged) = self.core().cache.tag(place, tag, negotiated).await else { continue };
-            if most.is_none_or(|most| tagged.age.is_none_or(|age| age <= most)) {
+            if any_age || most.is_none_or(|most| tagged.age.is_none_or(|age| age <= most)) {
                 kept.push((place.clone(), tagged));
             } else {
                 too_old = true;
@@ -125,10 +178,11 @@ impl Routed {
         (kept, too_old)
     }
 
-    async fn ask_for_tag(&self, tag: &Tag, negotiated: Negotiated) -> Result<Asked, Lost> {
-        let (kept, _) = self.kept(tag, negotiated).await;
+    async fn ask_for_tag(&self, tag: &Tag, negotiated: Negotiated, revalidate: bool) -> Result<Asked, Lost> {
+        let (kept, _) = self.kept(tag, negotiated, false).await;
         // It may have come while nobody looked.
-        if let Some((place, tagged)) = kept.iter().find(|(place, tagged)| is_fresh(self.live(), place, tagged.age)) {
+        let mut fresh = kept.iter().filter(|(place, tagged)| !revalidate && is_fresh(self.live(), place, tagged.age));
+        if let Some((place, tagged)) = fresh.next() {
             return Ok((place.clone(), (tagged.manifest.clone(), Source::Cache)));
         }
         let mut attempts = Attempts::new(self, !kept.is_empty());
@@ -209,10 +263,10 @@ impl Routed {
 
     /// The first kept copy that a client can use to its end: an image whose layers cannot be had is none, since some
     /// clients stay with the mirror that gave them the manifest.
-    async fn stale(&self, kept: Vec<(Place, Tagged)>) -> Option<Answer> {
+    async fn stale(&self, kept: Vec<(Place, Tagged)>) -> Option<Found> {
         for (place, tagged) in kept {
             if self.is_complete(&place, &tagged.manifest).await {
-                return Some(answer(tagged.manifest, Source::Stale));
+                return Some(Found { place, manifest: tagged.manifest, source: Source::Stale });
             }
         }
         None
@@ -261,7 +315,30 @@ async fn read(answer: upstream::Answer, digest: Option<Digest>) -> Result<Manife
     Ok(Manifest { digest, media_type, bytes })
 }
 
-fn answer(manifest: Manifest, source: Source) -> Answer {
+impl Routed {
+    /// Lets nobody have a manifest that an inspection plugin does not release.
+    pub async fn inspect(&self, asked: &Reference, found: &Found) -> Result<(), Error> {
+        if !self.plugins().inspects(self.question()) {
+            return Ok(());
+        }
+        let Manifest { digest, media_type, bytes } = &found.manifest;
+        let image = Image::parse(*digest, media_type, bytes.clone())
+            .map_err(|err| self.error(Cause::Corrupt(format!("it cannot be inspected: {err}"))))?;
+        if !image.contents.manifests.is_empty() {
+            let children = image.contents.manifests.iter().map(|child| child.digest);
+            let core = self.core();
+            core.parents.learn(&core.cache, &found.place, *digest, children).await;
+        }
+        if image.is_beside(asked) {
+            return Ok(());
+        }
+        let question = Question { image: Some(Arc::new(image)), ..self.question().clone() };
+        self.plugins().inspect(&question).await.map_err(|denial| self.error(Cause::Denied(denial)))
+    }
+}
+
+/// The answer that brings a manifest.
+pub(super) fn answer(Found { manifest, source, .. }: Found) -> Answer {
     Answer {
         status: 200,
         media_type: manifest.media_type,

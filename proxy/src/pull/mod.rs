@@ -6,14 +6,17 @@ mod admitted;
 mod attempts;
 mod blob;
 mod error;
+mod explain;
 mod flights;
 mod listing;
 mod manifest;
 mod misses;
+mod parents;
 mod past;
 mod reader;
 mod retries;
 mod routed;
+mod routing;
 mod transfer;
 
 use std::sync::Arc;
@@ -21,11 +24,12 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use error::{Cause, Error};
+pub use explain::{Explained, explain};
 pub use listing::rewrite_link;
 
 use crate::body::Body;
@@ -33,15 +37,17 @@ use crate::cache::{Cache, Link, Manifest};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::Negotiated;
-use crate::oci::{Candidate, Content, Denial, Digest, Place, Pull, Reference};
-use crate::plugin::{Cached, Decision, Facts, Opinion, Peek, PluginSet, Plugins, Question};
+use crate::oci::{Content, Digest, Place, Pull, Reference};
+use crate::plugin::{Decision, Facts, Plugins};
 use crate::upstream::{Upstreams, Via};
 use admitted::Admitted;
 use flights::Flights;
 use listing::Listing;
 use misses::Misses;
+use parents::Parents;
 use retries::Retries;
 use routed::Routed;
+use routing::{Routing, Way};
 
 /// Transfers that go past a cache that takes nothing, at once.
 const PASSING_MAX: usize = 64;
@@ -69,6 +75,7 @@ pub struct Core {
     proofs: Arc<Flights<Link>>,
     /// Who asks for lists.
     listings: Arc<Flights<Listing>>,
+    parents: Parents,
 }
 
 /// The configuration in effect, and what follows from it. A request keeps the one that it began with.
@@ -158,6 +165,7 @@ impl Core {
             manifests: Arc::default(),
             proofs: Arc::default(),
             listings: Arc::default(),
+            parents: Parents::default(),
         }
     }
 
@@ -189,138 +197,29 @@ impl Core {
 /// # Cancel safety
 /// A fill that it began goes on.
 pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller) -> Result<Answer, Error> {
-    let set = core.plugins.current();
-    let pull = Arc::new(pull);
-    let routing = Routing::new(core, live, &set, &pull, &caller, false);
-    let question = routing.question();
-    let admitted = Admitted::ask(&set, &question).await.map_err(|denial| Error::new(&pull, Cause::Denied(denial)))?;
-    caller.facts.decide(match admitted.cached_only() {
+    let facts = caller.facts.clone();
+    let routing = Routing::new(core, live, pull, caller, false);
+    let pull = routing.pull.clone();
+    let denied = |denial| Error::new(&pull, Cause::Denied(denial));
+    let admitted = Admitted::ask(&routing.set, &routing.question(Way::Routed)).await.map_err(denied)?;
+    facts.decide(match admitted.cached_only() {
         Some(plugin) => Decision::CachedOnly(plugin.to_owned()),
         None => Decision::Allow,
     });
-    let candidates = routing.candidates().await.map_err(|denial| Error::new(&pull, Cause::Denied(denial)))?;
-    let routed = Arc::new(Routed::new(core.clone(), live.clone(), set, question, caller, admitted, candidates)?);
+    let candidates = routing.candidates().await.map_err(denied)?;
+    let routed = Arc::new(Routed::new(routing, admitted, candidates)?);
     match &pull.content {
-        Content::Manifest(Reference::Tag(tag)) => routed.manifest_by_tag(tag).await,
-        Content::Manifest(Reference::Digest(digest)) => routed.manifest_by_digest(*digest).await,
+        Content::Manifest(reference) => {
+            let found = match reference {
+                Reference::Tag(tag) => routed.manifest_by_tag(tag, routed.judge(tag).await).await?,
+                Reference::Digest(digest) => routed.manifest_by_digest(*digest).await?,
+            };
+            routed.inspect(reference, &found).await?;
+            Ok(manifest::answer(found))
+        }
         Content::Blob(digest) => routed.blob(*digest).await,
         Content::Tags => routed.listing("tags/list").await,
         Content::Referrers(digest) => routed.listing(&format!("referrers/{digest}")).await,
-    }
-}
-
-/// What each plugin decides for a pull, and the candidates that would be tried, each with whether it can be reached.
-/// Changes nothing.
-pub async fn explain(
-    core: &Arc<Core>,
-    live: &Arc<Live>,
-    pull: Pull,
-    caller: &Caller,
-) -> (Vec<Opinion>, Option<Vec<(Candidate, bool)>>) {
-    let set = core.plugins.current();
-    let pull = Arc::new(pull);
-    let question = Routing::new(core, live, &set, &pull, caller, true).question();
-    let (opinions, candidates) = set.explain(&question, Candidate::plain(pull.place.clone())).await;
-    let reached = |candidate: Candidate| {
-        let reaches = live.upstreams.reaches(&candidate.place);
-        (candidate, reaches)
-    };
-    (opinions, candidates.map(|candidates| candidates.into_iter().map(reached).collect()))
-}
-
-/// The routing of one pull: done once, when it is needed, be it by an admission plugin that asks for the cache.
-#[derive(Clone)]
-struct Routing {
-    core: Arc<Core>,
-    live: Arc<Live>,
-    set: Arc<PluginSet>,
-    pull: Arc<Pull>,
-    facts: Arc<Facts>,
-    negotiated: Negotiated,
-    dry_run: bool,
-    done: Arc<OnceCell<Result<Vec<Candidate>, Denial>>>,
-}
-
-impl Routing {
-    fn new(
-        core: &Arc<Core>,
-        live: &Arc<Live>,
-        set: &Arc<PluginSet>,
-        pull: &Arc<Pull>,
-        caller: &Caller,
-        dry_run: bool,
-    ) -> Self {
-        Self {
-            core: core.clone(),
-            live: live.clone(),
-            set: set.clone(),
-            pull: pull.clone(),
-            facts: caller.facts.clone(),
-            negotiated: caller.negotiated,
-            dry_run,
-            done: Arc::default(),
-        }
-    }
-
-    /// The question to plugins that come before or after routing.
-    fn question(&self) -> Question {
-        let routing = self.clone();
-        let peek: Peek = Arc::new(move || {
-            let routing = routing.clone();
-            Box::pin(async move {
-                match routing.candidates().await {
-                    Ok(candidates) => routing.peek(&candidates).await,
-                    Err(_) => Cached::Absent,
-                }
-            })
-        });
-        Question { pull: self.pull.clone(), facts: self.facts.clone(), peek, dry_run: self.dry_run }
-    }
-
-    async fn candidates(&self) -> Result<Vec<Candidate>, Denial> {
-        let first = || Candidate::plain(self.pull.place.clone());
-        let route = || async {
-            // A routing plugin that asks for the cache must not wait for its own answer.
-            let routing = self.clone();
-            let peek: Peek = Arc::new(move || {
-                let routing = routing.clone();
-                Box::pin(async move { routing.peek(&[Candidate::plain(routing.pull.place.clone())]).await })
-            });
-            let question = Question { pull: self.pull.clone(), facts: self.facts.clone(), peek, dry_run: self.dry_run };
-            self.set.route(&question, vec![first()]).await
-        };
-        self.done.get_or_init(route).await.clone()
-    }
-
-    /// Looks into the cache and serves nothing.
-    async fn peek(&self, candidates: &[Candidate]) -> Cached {
-        let mut stale = Cached::Absent;
-        for Candidate { place, .. } in candidates {
-            let cache = &self.core.cache;
-            match &self.pull.content {
-                Content::Manifest(Reference::Tag(tag)) => match cache.tag(place, tag, self.negotiated).await {
-                    Some(tagged) if is_fresh(&self.live, place, tagged.age) => {
-                        return Cached::Fresh { digest: tagged.manifest.digest, age: tagged.age };
-                    }
-                    Some(tagged) if stale == Cached::Absent => {
-                        stale = Cached::Stale { digest: tagged.manifest.digest, age: tagged.age.unwrap_or_default() };
-                    }
-                    _ => {}
-                },
-                Content::Manifest(Reference::Digest(digest)) => {
-                    if cache.manifest(place, *digest).await.is_some() {
-                        return Cached::Fresh { digest: *digest, age: None };
-                    }
-                }
-                Content::Blob(digest) => {
-                    if cache.blob(place, *digest).await.is_some() {
-                        return Cached::Fresh { digest: *digest, age: None };
-                    }
-                }
-                Content::Tags | Content::Referrers(_) => return Cached::Absent,
-            }
-        }
-        stale
     }
 }
 

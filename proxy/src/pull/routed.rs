@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::admitted::Admitted;
 use super::error::{Cause, Error};
+use super::routing::{Routing, Way};
 use super::{Caller, Core, Live};
 use crate::oci::{Candidate, Place, Pull};
 use crate::plugin::{PluginSet, Question};
@@ -11,11 +12,8 @@ use crate::trace::{self, Scope};
 
 /// What every step behind admission and routing works with.
 pub(super) struct Routed {
-    core: Arc<Core>,
-    live: Arc<Live>,
-    set: Arc<PluginSet>,
+    routing: Arc<Routing>,
     question: Question,
-    caller: Caller,
     candidates: Vec<Candidate>,
     places: Vec<Place>,
     admitted: Admitted,
@@ -24,16 +22,11 @@ pub(super) struct Routed {
 
 impl Routed {
     /// Sorts out what routing gave: candidates that can be reached are tried; without any, the cache alone may serve.
-    pub fn new(
-        core: Arc<Core>,
-        live: Arc<Live>,
-        set: Arc<PluginSet>,
-        question: Question,
-        caller: Caller,
-        admitted: Admitted,
-        given: Vec<Candidate>,
-    ) -> Result<Self, Error> {
-        let pull = question.pull.clone();
+    pub fn new(routing: Arc<Routing>, admitted: Admitted, given: Vec<Candidate>) -> Result<Self, Error> {
+        // A policy that lets only the cache serve does not have registries asked for its own sake either.
+        let way = if admitted.cached_only().is_some() { Way::Cached } else { Way::Routed };
+        let question = routing.question(way);
+        let (live, pull) = (&routing.live, routing.pull.clone());
         let nowhere = given.is_empty();
         let mut candidates: Vec<Candidate> = Vec::with_capacity(given.len());
         for candidate in given {
@@ -55,29 +48,34 @@ impl Routed {
         if nowhere {
             places.push(pull.place.clone());
         }
-        Ok(Self { core, live, set, question, caller, candidates, places, admitted, scope: trace::scope() })
+        Ok(Self { routing, question, candidates, places, admitted, scope: trace::scope() })
     }
 
     pub fn core(&self) -> &Core {
-        &self.core
+        &self.routing.core
     }
 
     /// The configuration that this request began with.
     pub fn live(&self) -> &Live {
-        &self.live
+        &self.routing.live
     }
 
     /// The same, for a task that outlives this request.
     pub fn shared_live(&self) -> Arc<Live> {
-        self.live.clone()
+        self.routing.live.clone()
     }
 
     pub fn plugins(&self) -> &PluginSet {
-        &self.set
+        &self.routing.set
     }
 
     pub fn question(&self) -> &Question {
         &self.question
+    }
+
+    /// The question after a failure: what is being asked for must not be waited for by who decides over it.
+    pub fn question_after_failure(&self) -> Question {
+        self.routing.question(Way::Cached)
     }
 
     pub fn pull(&self) -> &Pull {
@@ -85,7 +83,7 @@ impl Routed {
     }
 
     pub fn caller(&self) -> &Caller {
-        &self.caller
+        &self.routing.caller
     }
 
     /// The span of the request: work that goes on elsewhere is done within it.
@@ -104,7 +102,7 @@ impl Routed {
     }
 
     pub fn reaches(&self, candidate: &Candidate) -> bool {
-        self.live.upstreams.reaches(&candidate.place)
+        self.live().upstreams.reaches(&candidate.place)
     }
 
     /// Lets nobody pass for whom only the cache may serve.

@@ -13,8 +13,9 @@ use super::guard;
 use crate::body::Body;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Content, Method, Place, Pull, Reference, Registry, Repository, Tag};
-use crate::plugin::Facts;
+use crate::plugin::{Decided, Facts, Mode};
 use crate::pull::{self, Caller, Core};
+use crate::record::Journal;
 use crate::upstream::Via;
 
 /// What the policy decides for an image: the answer of `/explain`.
@@ -51,12 +52,17 @@ pub struct Upstream {
 }
 
 /// Answers a request to the admin listener, also where answering it panics.
-pub(super) async fn guarded<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: Request<B>) -> Response<Body> {
-    let answered = guard::guarded(admin(core, ready, request)).await;
+pub(super) async fn guarded<B>(
+    core: Arc<Core>,
+    journal: Arc<Journal>,
+    ready: Arc<AtomicBool>,
+    request: Request<B>,
+) -> Response<Body> {
+    let answered = guard::guarded(admin(core, &journal, ready, request)).await;
     answered.unwrap_or_else(|_| text(StatusCode::INTERNAL_SERVER_ERROR, "a fault of tidegate: its log says where\n"))
 }
 
-async fn admin<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: Request<B>) -> Response<Body> {
+async fn admin<B>(core: Arc<Core>, journal: &Journal, ready: Arc<AtomicBool>, request: Request<B>) -> Response<Body> {
     match request.uri().path() {
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" if ready.load(Ordering::Relaxed) => text(StatusCode::OK, "ready\n"),
@@ -82,10 +88,11 @@ async fn admin<B>(core: Arc<Core>, ready: Arc<AtomicBool>, request: Request<B>) 
                 Err(reason) => text(StatusCode::BAD_REQUEST, reason + "\n"),
             }
         }
+        "/decisions" => super::decisions::decisions(journal, &core.live().config.default_registry, &request),
         path if path == "/cache" || path.starts_with("/cache/") => super::cache::cache(&core, &request).await,
         _ => text(
             StatusCode::NOT_FOUND,
-            "the admin listener has /healthz, /readyz, /metrics, /explain?image=IMAGE and /cache\n",
+            "the admin listener has /healthz, /readyz, /metrics, /explain?image=IMAGE, /decisions?image=IMAGE and /cache\n",
         ),
     }
 }
@@ -110,20 +117,48 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
     );
     let (negotiated, via) = (Negotiated::ALL, Via::default());
     let caller = Caller { facts: Arc::new(facts), negotiated, range: None, query: String::new(), via };
-    let (opinions, candidates) = pull::explain(core, &live, pull, &caller).await;
-    let decisions = opinions.into_iter().map(|opinion| Decision {
-        plugin: opinion.plugin,
-        hook: opinion.hook.to_owned(),
-        decides: opinion.decides,
-    });
+    let explained = pull::explain(core, &live, pull, caller).await;
+    let mut decisions: Vec<Decision> = explained.decided.iter().map(in_words).collect();
+    let later = [
+        (explained.inspectors, "inspection", "asked when the manifest is here"),
+        (explained.fallbacks, "fallback", "asked after each failed attempt"),
+    ];
+    for (plugins, hook, decides) in later {
+        decisions.extend(plugins.into_iter().map(|plugin| Decision {
+            plugin,
+            hook: hook.to_owned(),
+            decides: decides.to_owned(),
+        }));
+    }
     let upstream = |place: &Place| Upstream {
         place: place.to_string(),
         registry: place.registry.to_string(),
         address: live.config.reach(&place.registry).map(|reach| reach.url.to_string()),
     };
-    let upstreams =
-        candidates.map(|candidates| candidates.iter().map(|(candidate, _)| upstream(&candidate.place)).collect());
-    Explanation { image, decisions: decisions.collect(), upstreams }
+    let upstreams = explained
+        .candidates
+        .map(|candidates| candidates.iter().map(|(candidate, _)| upstream(&candidate.place)).collect());
+    Explanation { image, decisions, upstreams }
+}
+
+/// What a plugin decided, for a person.
+fn in_words(decided: &Decided) -> Decision {
+    let places = decided.candidates.as_ref();
+    let places = places.map(|places| places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", then "));
+    let words = match (decided.ruling, places, &decided.detail) {
+        ("pass", ..) if decided.hook == "routing" => "as they are".to_owned(),
+        ("pass", ..) => "no opinion".to_owned(),
+        ("cached-only", ..) => "only from the cache".to_owned(),
+        (_, Some(places), _) if places.is_empty() => "nowhere: only the cache may serve".to_owned(),
+        (_, Some(places), _) => places,
+        (word, None, Some(detail)) => format!("{word}: {detail}"),
+        (word, None, None) => word.to_owned(),
+    };
+    let words = match decided.mode {
+        Mode::Shadow => format!("(shadow) {words}"),
+        Mode::Enforce | Mode::Off => words,
+    };
+    Decision { plugin: decided.plugin.to_string(), hook: decided.hook.to_owned(), decides: words }
 }
 
 /// Reads an image as people write it: `alpine`, `quay.io/a/b:1`, `docker.io/library/alpine@sha256:...`.

@@ -20,6 +20,7 @@ use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Code, Content, Digest, Method, Pull};
 use crate::plugin::Facts;
 use crate::pull::{self, Answer, Caller, Core, Live};
+use crate::record::Journal;
 use crate::trace::Traces;
 use crate::upstream::Via;
 
@@ -37,11 +38,12 @@ const ACCEPT_MAX: usize = 64;
 pub(super) async fn guarded<B: Body>(
     core: Arc<Core>,
     traces: Traces,
+    journal: Arc<Journal>,
     peer: SocketAddr,
     request: Request<B>,
 ) -> Response<Watched> {
     let id = next_id();
-    guard::guarded(handle(core, &traces, id.clone(), peer, request)).await.unwrap_or_else(|Panicked| {
+    guard::guarded(handle(core, &traces, &journal, id.clone(), peer, request)).await.unwrap_or_else(|Panicked| {
         tracing::error!(request = id, "a request ended by a panic");
         // The specification has no code for it; clients go by the status.
         let told = Told::new(500, Code::Unsupported, format!("a fault of this mirror; its log has request {id}"));
@@ -52,13 +54,14 @@ pub(super) async fn guarded<B: Body>(
 async fn handle<B: Body>(
     core: Arc<Core>,
     traces: &Traces,
+    journal: &Arc<Journal>,
     id: String,
     peer: SocketAddr,
     request: Request<B>,
 ) -> Response<Watched> {
     let live = core.live();
     let about = (request.method(), request.uri().path());
-    let mut record = Record::new(&core.metrics, &live.config.log, id, peer.ip(), about);
+    let mut record = Record::new(&core.metrics, journal, &live.config.log, id, peer.ip(), about);
     let given = request.headers().get_all(TRACE_PARENT).iter().map(|value| value.to_str().unwrap_or_default());
     record.trace(traces.begin(given), about);
     let scope = record.scope();
@@ -131,6 +134,7 @@ async fn answer<B: Body>(
         .map_err(|found| Told::new(508, Code::Unsupported, found.to_string()))?;
     let caller = Caller { via, ..caller(live, &record.id, client, headers, &pull, query) };
     let facts = caller.facts.clone();
+    record.facts = Some(facts.clone());
     let result = pull::run(core, live, pull, caller).await;
     record.warnings = facts.take_warnings();
     if let Some(decision) = facts.decision() {
@@ -138,7 +142,7 @@ async fn answer<B: Body>(
         record.policy = decision.policy();
     }
     let answer = result?;
-    record.source = Some(answer.source);
+    (record.source, record.digest) = (Some(answer.source), answer.digest);
     Ok(response(answer, headers))
 }
 

@@ -3,6 +3,7 @@
 mod admin;
 mod cache;
 mod connection;
+mod decisions;
 mod error;
 mod guard;
 mod handle;
@@ -34,6 +35,7 @@ pub use guard::report_panics;
 use crate::config::Tls;
 use crate::metrics::Listener;
 use crate::pull::Core;
+use crate::record::Journal;
 use crate::trace::Traces;
 use connection::Terms;
 use table::Table;
@@ -49,6 +51,7 @@ const ACCEPT_REPORT: Duration = Duration::from_secs(10);
 pub struct Server {
     core: Arc<Core>,
     traces: Traces,
+    journal: Arc<Journal>,
     ready: Arc<AtomicBool>,
     /// What clients are shown; none: plain HTTP.
     tls: Arc<ArcSwapOption<TlsAcceptor>>,
@@ -70,7 +73,7 @@ struct Side {
 
 impl Server {
     /// A server that accepts nobody yet. `descriptors`: how many files and connections the process may have open.
-    pub fn new(core: Arc<Core>, traces: Traces, descriptors: usize) -> Self {
+    pub fn new(core: Arc<Core>, traces: Traces, journal: Arc<Journal>, descriptors: usize) -> Self {
         let connections = |listener| core.metrics.connections.get_or_create_owned(&Listener { listener });
         let side = |listener| Side {
             table: Table::new(connections(listener)),
@@ -82,7 +85,7 @@ impl Server {
         // A pull takes more than its client's connection: a file, an upstream.
         let descriptors = (descriptors / 4 * 3).max(1);
         let ready = Arc::new(AtomicBool::new(true));
-        let server = Self { core, traces, ready, tls: Arc::default(), descriptors, clients, operators };
+        let server = Self { core, traces, journal, ready, tls: Arc::default(), descriptors, clients, operators };
         server.show(server.core.live().config.tls.as_ref());
         server
     }
@@ -104,18 +107,18 @@ impl Server {
 
     /// Answers clients until the token ends.
     pub async fn serve_clients(&self, listener: TcpListener, until: CancellationToken) {
-        let (core, traces) = (self.core.clone(), self.traces.clone());
+        let (core, traces, journal) = (self.core.clone(), self.traces.clone(), self.journal.clone());
         let most = || self.core.live().config.limits.connections.min(self.descriptors);
         let tls = || self.tls.load_full().map(|tls| TlsAcceptor::clone(&tls));
         self.accept(listener, until, &self.clients, most, tls, move |peer, request| {
-            handle::guarded(core.clone(), traces.clone(), peer, request)
+            handle::guarded(core.clone(), traces.clone(), journal.clone(), peer, request)
         })
         .await;
     }
 
     /// Answers operators until the token ends: readiness and metrics are watched while the server drains.
     pub async fn serve_admin(&self, listener: TcpListener, until: CancellationToken) {
-        let (core, ready) = (self.core.clone(), self.ready.clone());
+        let (core, journal, ready) = (self.core.clone(), self.journal.clone(), self.ready.clone());
         let most = || OPERATORS_MAX;
         self.accept(
             listener,
@@ -123,7 +126,7 @@ impl Server {
             &self.operators,
             most,
             || None,
-            move |_, request| admin::guarded(core.clone(), ready.clone(), request),
+            move |_, request| admin::guarded(core.clone(), journal.clone(), ready.clone(), request),
         )
         .await;
     }

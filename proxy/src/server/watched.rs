@@ -5,16 +5,19 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
+use super::decisions::line;
 use crate::body::{Body, Short};
 use crate::config::Log;
 use crate::metrics::{Answered, Metrics, Request as RequestLabels};
-use crate::oci::{Content, Pull, Reference};
+use crate::oci::{Content, Digest, Pull, Reference};
+use crate::plugin::Facts;
 use crate::pull::Source;
+use crate::record::Journal;
 use crate::trace::{Scope, Span};
 
 /// What is told of a request when it is over.
@@ -43,6 +46,12 @@ pub(super) struct Record {
     /// Why it was refused.
     pub reason: Option<String>,
     pub warnings: Vec<String>,
+    /// Of what is served.
+    pub digest: Option<Digest>,
+    /// Who wants to know what was decided, and what the policy knew of the request.
+    journal: Arc<Journal>,
+    began: SystemTime,
+    pub facts: Option<Arc<Facts>>,
     sent: u64,
     broken: Option<String>,
     /// There is a body, and not all of it was taken.
@@ -51,7 +60,14 @@ pub(super) struct Record {
 
 impl Record {
     /// `id`: of the request.
-    pub fn new(metrics: &Arc<Metrics>, log: &Log, id: String, client: IpAddr, request: (&hyper::Method, &str)) -> Self {
+    pub fn new(
+        metrics: &Arc<Metrics>,
+        journal: &Arc<Journal>,
+        log: &Log,
+        id: String,
+        client: IpAddr,
+        request: (&hyper::Method, &str),
+    ) -> Self {
         let (log, (method, path)) = (log.access, request);
         metrics.in_flight.inc();
         Self {
@@ -73,6 +89,10 @@ impl Record {
             policy: None,
             reason: None,
             warnings: Vec::new(),
+            digest: None,
+            journal: journal.clone(),
+            began: SystemTime::now(),
+            facts: None,
             sent: 0,
             broken: None,
             unfinished: false,
@@ -85,6 +105,21 @@ impl Record {
         if self.span.is_on() && !self.log {
             (self.method, self.path) = (request.0.to_string(), request.1.to_owned());
         }
+    }
+
+    /// Bytes of the body that went out.
+    pub fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// For how long it has been answered.
+    pub fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Why its body ended short.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.as_deref()
     }
 
     /// Where what is done for it is done.
@@ -163,11 +198,16 @@ impl Drop for Record {
         if let Some(first_byte) = self.first_byte {
             self.metrics.first_byte_seconds.observe(&answered, first_byte);
         }
-        if !self.log && !self.span.is_on() {
-            return;
-        }
         if self.unfinished {
             self.broken.get_or_insert_with(|| "the connection ended before the body".to_owned());
+        }
+        if let (Some(pull), Some(facts)) = (&self.pull, &self.facts)
+            && self.journal.is_on()
+        {
+            self.journal.note(line(self, self.began, pull, facts));
+        }
+        if !self.log && !self.span.is_on() {
+            return;
         }
         if self.span.is_on() {
             self.tell_trace(content, source);
@@ -175,7 +215,7 @@ impl Drop for Record {
         if !self.log {
             return;
         }
-        let elapsed_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let elapsed_ms = self.elapsed_ms();
         // What a client sent is escaped: no line of the log is written by it.
         tracing::info!(
             request = self.id,

@@ -148,7 +148,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// What a registry tells of its limits, by name in lower case.
-fn rate_limit(headers: &HeaderMap) -> Vec<(String, String)> {
+pub(super) fn rate_limit(headers: &HeaderMap) -> Vec<(String, String)> {
     let value = |name: &str| headers.get(name)?.to_str().ok().filter(|value| value.len() <= RATE_LIMIT_MAX);
     RATE_LIMIT.iter().filter_map(|name| Some(((*name).to_owned(), value(name)?.to_owned()))).collect()
 }

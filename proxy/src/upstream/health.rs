@@ -64,6 +64,12 @@ impl Health {
         Self { records: Mutex::default(), metrics, hasher: RandomState::new() }
     }
 
+    /// Whether a registry stands behind the others.
+    pub fn is_ailing(&self, registry: &Registry) -> bool {
+        let records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+        records.get(registry).is_some_and(|record| record.ailing.is_some())
+    }
+
     /// Puts those that fail behind the others, and keeps the order otherwise. One whose time is over stays where it
     /// stands for this request alone, which thereby probes it.
     pub fn order(&self, candidates: Vec<Candidate>, now: Instant) -> Vec<Candidate> {

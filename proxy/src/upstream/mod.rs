@@ -9,6 +9,7 @@ mod docker;
 mod egress;
 mod health;
 mod helper;
+mod limits;
 mod names;
 mod secret;
 mod token;
@@ -30,12 +31,13 @@ use url::Url;
 use crate::config::{Config, Reach};
 use crate::metrics::{Attempt as AttemptLabels, Metrics, Upstream};
 use crate::oci::challenge::{self, Challenge};
-use crate::oci::{Candidate, Failure, Method, Place};
+use crate::oci::{Candidate, Failure, Method, Place, RateLimit, Registry};
 use crate::trace::{self, Span};
-use answer::{Source, Traced, accept};
+use answer::{Source, Traced, accept, rate_limit};
 use auth::{Asker, Grant, Grants};
 use connect::Clients;
 use health::{Health, Stage};
+use limits::Limits;
 
 pub use answer::{Answer, Received};
 pub use via::{Loop, Via};
@@ -51,6 +53,7 @@ pub struct Upstreams {
     clients: Arc<Clients>,
     grants: Grants,
     health: Arc<Health>,
+    limits: Arc<Limits>,
     metrics: Arc<Metrics>,
 }
 
@@ -101,7 +104,7 @@ impl Upstreams {
         warn_of(&config, None);
         let clients = Arc::new(Clients::new(&config));
         let health = Arc::new(Health::new(metrics.clone()));
-        Self { config, clients, grants: Grants::default(), health, metrics }
+        Self { config, clients, grants: Grants::default(), health, limits: Arc::default(), metrics }
     }
 
     /// The same upstreams under another configuration: what is known of their health, the grants of registries that
@@ -112,7 +115,8 @@ impl Upstreams {
         let clients = if self.clients.serves(&config) { self.clients.clone() } else { Arc::new(Clients::new(&config)) };
         let grants =
             self.grants.carried_over(|place| self.config.reach(&place.registry) == config.reach(&place.registry));
-        Self { config, clients, grants, health: self.health.clone(), metrics: self.metrics.clone() }
+        let (health, limits) = (self.health.clone(), self.limits.clone());
+        Self { config, clients, grants, health, limits, metrics: self.metrics.clone() }
     }
 
     /// Whether a registry may be reached at all.
@@ -125,6 +129,16 @@ impl Upstreams {
         self.health.order(candidates, Instant::now())
     }
 
+    /// What a registry said last of the pulls that it still allows, and how long ago.
+    pub fn rate_limit(&self, registry: &Registry) -> Option<(RateLimit, Duration)> {
+        self.limits.of(registry)
+    }
+
+    /// Whether a registry keeps failing, and is asked after the others.
+    pub fn is_ailing(&self, registry: &Registry) -> bool {
+        self.health.is_ailing(registry)
+    }
+
     /// Asks a registry once.
     pub async fn fetch(&self, ask: &Ask<'_>) -> Result<Answer, Refused> {
         let registry = &ask.place.registry;
@@ -135,11 +149,13 @@ impl Upstreams {
         };
         let limits = &self.config.limits;
         let outcome = match &fetched {
-            Ok(_) => {
+            Ok(answer) => {
+                self.limits.note(registry, &rate_limit(answer.headers()));
                 self.health.good(registry, Stage::Answer);
                 "ok"
             }
-            Err(Refused { failure, .. }) => {
+            Err(Refused { failure, rate_limit, .. }) => {
+                self.limits.note(registry, rate_limit);
                 // Whom nobody waited for may be well: a plugin, or the end of all attempts, set the time.
                 if *failure != Failure::Timeout || ask.timeout >= PATIENCE {
                     self.health.bad(registry, Stage::Answer, failure, limits.upstream_ailing, Instant::now());

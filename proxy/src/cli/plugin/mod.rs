@@ -1,16 +1,23 @@
 //! `tidegate plugin VERB`: for authors and operators of plugins, one file a verb.
 
+mod bench;
 mod build;
 mod carried;
+mod cases;
+mod check;
+mod content;
 mod language;
 mod module;
 mod new;
+mod test;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
+use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
+use crate::plugin::{Alone, Files};
 use language::Language;
 
 /// What can be done with plugins.
@@ -30,15 +37,58 @@ pub(super) enum Verb {
         #[arg(value_name = "DIR")]
         dir: PathBuf,
     },
+    /// Say what a plugin file exports, imports and costs, and whether the proxy would load it: exit code 0, or 2
+    Check(Alike),
+    /// Measure what one call of each hook costs, with warm instances and with a fresh one for each call
+    Bench(Alike),
+    /// Run a table of cases, each a pull and what must be decided: exit code 0, 1 where one fails, or 2
+    Test(test::Test),
+}
+
+/// A plugin by itself.
+#[derive(clap::Args)]
+pub(super) struct Alike {
+    /// The plugin: a component, or a core module that carries the type of one
+    #[arg(value_name = "PLUGIN.wasm")]
+    file: PathBuf,
+    /// What it gets as its configuration; of a folder, the files in it
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    config_files: Vec<PathBuf>,
 }
 
 impl Verb {
     /// Does what needs no configuration of a proxy.
-    #[expect(clippy::unused_async, reason = "verbs beside these wait")]
     pub async fn run(&self) -> anyhow::Result<ExitCode> {
         match self {
             Self::New { path, lang } => new::new(path, *lang),
             Self::Build { dir } => build::build(dir),
+            Self::Check(given) => Ok(check::check(given).await),
+            Self::Bench(given) => Ok(bench::bench(given).await),
+            Self::Test(given) => Ok(given.run().await),
         }
+    }
+}
+
+impl Alike {
+    async fn load(&self, settings: Option<String>) -> Result<Alone, ExitCode> {
+        let (wasm, config, program) = (self.file.clone(), self.config_files.clone(), PathBuf::from(OWN_PROGRAM));
+        Alone::load(Files { wasm, config, settings, program }).await.map_err(|reason| self.refuse(&reason))
+    }
+
+    /// The same, where it must accept its configuration.
+    async fn load_ready(&self, settings: Option<String>) -> Result<Alone, ExitCode> {
+        let alone = self.load(settings).await?;
+        match &alone.about.accepts {
+            Ok(()) => Ok(alone),
+            Err(reason) if self.config_files.is_empty() => {
+                Err(self.refuse(&format!("it needs a configuration, with --config-files: {reason}")))
+            }
+            Err(reason) => Err(self.refuse(&format!("it refuses its configuration: {reason}"))),
+        }
+    }
+
+    fn refuse(&self, reason: &str) -> ExitCode {
+        eprintln!("tidegate: {}: {reason}", self.file.display());
+        ExitCode::from(EXIT_BAD_INPUT)
     }
 }

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -17,10 +18,12 @@ use tokio_util::sync::CancellationToken;
 use super::log::Log;
 use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
 use crate::cache::Cache;
-use crate::config::Config;
+
+use crate::config::{Config, Decisions};
 use crate::metrics::{Metrics, Outcome};
 use crate::plugin::Plugins;
 use crate::pull::{Core, Live};
+use crate::record::{self, Journal};
 use crate::server::{Server, report_panics};
 use crate::trace::{Counted, Traces};
 use crate::upstream::Upstreams;
@@ -48,6 +51,7 @@ pub(super) async fn serve(config: Arc<Config>, log: Log) -> anyhow::Result<ExitC
     // A file over the limit of its size is to be an error of the write, not the end of the process: that a signal is
     // listened for suffices, and holds for as long as the process lives.
     let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+    let journal = Arc::new(journal(&config, &metrics)?);
     let cache = Cache::open(&config.cache, metrics.clone())?;
     // The addresses before the plugins: a second process must not compile for seconds to find that it is one too many.
     let bound = Bound::bind(&config, Sockets::take()?).await?;
@@ -70,7 +74,7 @@ pub(super) async fn serve(config: Arc<Config>, log: Log) -> anyhow::Result<ExitC
     let (traces, delivery) = Traces::start(config.traces.endpoint.clone(), config.traces.ratio, counted(&metrics));
     let upstreams = Upstreams::new(config.clone(), metrics.clone());
     let core = Arc::new(Core::new(Live { config: config.clone(), upstreams }, plugins, cache, metrics));
-    let server = Arc::new(Server::new(core.clone(), traces, descriptors));
+    let server = Arc::new(Server::new(core.clone(), traces, journal.clone(), descriptors));
     let listening = bound.serve(&server, &config);
     let reload = Reload::new(&core, &server, &Arc::new(log), &manager, listening);
     let mut reloading = tokio::spawn(reload.run(hangup, stop.clone()));
@@ -96,7 +100,7 @@ pub(super) async fn serve(config: Arc<Config>, log: Log) -> anyhow::Result<ExitC
     if let Some(listening) = listening {
         listening.ended().await?;
     }
-    if tokio::time::timeout(TIDY, tidy(&core, watching, alive)).await.is_err() {
+    if tokio::time::timeout(TIDY, tidy(&core, journal, watching, alive)).await.is_err() {
         tracing::warn!("what still runs in the background is left as it is: the next start sweeps it");
     }
     if let Some(delivery) = delivery {
@@ -106,20 +110,35 @@ pub(super) async fn serve(config: Arc<Config>, log: Log) -> anyhow::Result<ExitC
     Ok(if lost.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
+/// Begins the decision record.
+fn journal(config: &Config, metrics: &Metrics) -> anyhow::Result<Journal> {
+    let Decisions { file, keep } = config.decisions.clone();
+    let lines = |outcome| metrics.decision_lines.get_or_create_owned(&Outcome { outcome });
+    let counted = record::Counted { written: lines("written"), dropped: lines("dropped"), failed: lines("failed") };
+    let name = file.as_ref().map(|file| file.display().to_string()).unwrap_or_default();
+    Journal::start(file, keep, counted).with_context(|| {
+        format!("decisions.file: {name} cannot be written; its folder must be there, and this user's to write to")
+    })
+}
+
 fn counted(metrics: &Metrics) -> Counted {
     let counter = |outcome| metrics.trace_spans.get_or_create_owned(&Outcome { outcome });
     Counted { delivered: counter("delivered"), dropped: counter("dropped"), failed: counter("failed") }
 }
 
 /// Ends what is left once no client is.
-async fn tidy(core: &Arc<Core>, watching: Option<JoinHandle<()>>, alive: JoinHandle<()>) {
+async fn tidy(core: &Arc<Core>, journal: Arc<Journal>, watching: Option<JoinHandle<()>>, alive: JoinHandle<()>) {
     core.stop().await;
     for task in watching.into_iter().chain([alive]) {
         // A panic was reported when it came.
         let _ = task.await;
     }
     let flushed = core.clone();
-    let _ = tokio::task::spawn_blocking(move || flushed.plugins.flush()).await;
+    let _ = tokio::task::spawn_blocking(move || {
+        journal.close();
+        flushed.plugins.flush();
+    })
+    .await;
 }
 
 /// Waits until a task ends that never should.

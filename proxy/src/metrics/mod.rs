@@ -1,5 +1,7 @@
 //! Every metric of the program: its name, unit and labels.
 
+mod series;
+
 use std::sync::LazyLock;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -11,6 +13,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
+
+pub use series::{Series, Value};
 
 /// Labels of an answered request.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,7 +55,7 @@ pub struct Upstream {
 /// The label of how something ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
-    /// `ok`, `failed`, `orphaned`; of a span `delivered`, `dropped`, `failed`.
+    /// `ok`, `failed`, `orphaned`; of a span `delivered`, `dropped`, `failed`; of a line `written`, `dropped`, `failed`.
     pub outcome: &'static str,
 }
 
@@ -62,8 +66,26 @@ pub struct PluginCall {
     pub plugin: String,
     /// Which hook.
     pub hook: &'static str,
-    /// `ok`, `deadline`, `trap`, `busy` or `unusable`.
+    /// `ok`, `deadline`, `trap`, `busy`, `unusable` or `given-up`.
     pub outcome: &'static str,
+}
+
+/// Labels of a decision of a plugin in shadow mode.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Shadow {
+    /// The plugin's name.
+    pub plugin: String,
+    /// Which hook.
+    pub hook: &'static str,
+    /// `same`, `other` (it would have changed what was decided), `skipped` (too many at once), `failed`.
+    pub outcome: &'static str,
+}
+
+/// The label of what concerns one plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Plugin {
+    /// The plugin's name.
+    pub plugin: String,
 }
 
 /// Labels of a version of a plugin that was loaded or refused.
@@ -136,6 +158,8 @@ pub struct Metrics {
     pub panics: Counter,
     /// Spans of traces that ended.
     pub trace_spans: Family<Outcome, Counter>,
+    /// Lines of the decision record.
+    pub decision_lines: Family<Outcome, Counter>,
     /// Versions of the configuration that were read while running.
     pub config_loads: Family<Outcome, Counter>,
     /// The configuration in effect: counts up at each that takes effect.
@@ -182,6 +206,14 @@ pub struct Metrics {
     pub plugin_calls: Family<PluginCall, Counter>,
     /// Time spent in calls of plugins.
     pub plugin_seconds: Family<PluginCall, Counter<f64, AtomicU64>>,
+    /// Decisions of plugins in shadow mode.
+    pub plugin_shadows: Family<Shadow, Counter>,
+    /// Counters and gauges of plugins.
+    pub plugin_series: Series,
+    /// What plugins gave of them that breaks a limit.
+    pub plugin_dropped: Family<Plugin, Counter>,
+    /// 1 while a plugin's `on_error` answer stands for it.
+    pub plugin_given_up: Family<Plugin, Gauge>,
     /// Versions of plugins that were loaded or refused.
     pub plugin_loads: Family<PluginLoad, Counter>,
     /// The plugin set in effect: counts up at each swap.
@@ -264,6 +296,18 @@ impl Metrics {
             Unit::Seconds,
             self.plugin_seconds.clone(),
         );
+        registry.register("plugin_shadows", "Decisions of plugins in shadow mode", self.plugin_shadows.clone());
+        registry.register(
+            "plugin_dropped",
+            "Counters and gauges of plugins that break a limit",
+            self.plugin_dropped.clone(),
+        );
+        registry.register(
+            "plugin_given_up",
+            "1 while the `on_error` answer of a plugin that keeps failing stands for it",
+            self.plugin_given_up.clone(),
+        );
+        registry.register_collector(Box::new(self.plugin_series.clone()));
         registry.register("plugin_loads", "Versions of plugins loaded or refused", self.plugin_loads.clone());
         registry.register(
             "plugin_generation",
@@ -297,6 +341,11 @@ impl Metrics {
             "trace_spans",
             "Spans of traces: delivered, dropped from a full queue, or not taken by the collector",
             self.trace_spans.clone(),
+        );
+        registry.register(
+            "decision_lines",
+            "Lines of the decision record: written, dropped from a full queue, or not taken by the file",
+            self.decision_lines.clone(),
         );
         registry.register("panics", "Panics: faults of this program", self.panics.clone());
         registry.register(

@@ -1,16 +1,25 @@
-//! A pattern over registry, repository and tag, as an operator writes it.
+//! A pattern over registry, repository, tag and digest, as an operator writes it.
 
-use tidegate_sdk::name;
+use std::fmt;
 
-/// `docker.io/library/redis`, `quay.io/*`, `*.example.com`, `docker.io/library/nginx:1.2*`.
-#[derive(Debug, PartialEq)]
+use toml::Spanned;
+
+use crate::{File, Request, name};
+
+/// `docker.io/library/redis`, `quay.io/*`, `*.example.com`, `docker.io/library/nginx:1.2*`,
+/// `docker.io/library/redis:7@sha256:...`, `*@sha256:...`.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pattern {
+    /// As the operator wrote it.
+    pub text: String,
     /// A registry in canonical form, `*.` and the end of its host, or `*`.
     pub registry: String,
     /// What it covers of the registry, as a key: empty: all of it; `library/`: all below; `library/redis`: that one.
     pub path: String,
-    /// What the tag must look like; none: the whole repository.
+    /// What the tag must look like; none: any tag, and every digest.
     pub tag: Option<String>,
+    /// The one digest that it covers; none: any.
+    pub digest: Option<String>,
 }
 
 impl Pattern {
@@ -22,23 +31,102 @@ impl Pattern {
         if let Some((_, rest)) = text.split_once("://") {
             return Err(format!("a pattern has no scheme: write \"{rest}\""));
         }
-        if let Some((image, _)) = text.split_once('@') {
-            return Err(format!("a pattern names tags, not digests: write \"{image}\" for all of that repository"));
-        }
-        let (first, rest) = match text.split_once('/') {
-            Some((first, rest)) => (first, Some(rest)),
+        let (image, digest) = match text.split_once('@') {
+            Some((image, digest)) => (image, Some(parse_digest(digest)?)),
             None => (text, None),
         };
+        let (first, rest) = match image.split_once('/') {
+            Some((first, rest)) => (first, Some(rest)),
+            None => (image, None),
+        };
+        let pattern = |registry, path, tag| Self { text: text.to_owned(), registry, path, tag, digest };
         let registry = parse_registry(first, rest)?;
         let Some(rest) = rest else {
-            return Ok(Self { registry, path: String::new(), tag: None });
+            return Ok(pattern(registry, String::new(), None));
         };
         let (repository, tag) = match rest.split_once(':') {
             Some((repository, tag)) => (repository, Some(parse_tag(tag, first, repository)?)),
             None => (rest, None),
         };
         let path = parse_path(repository, &registry)?;
-        Ok(Self { registry, path, tag })
+        Ok(pattern(registry, path, tag))
+    }
+
+    /// Whether it covers what is asked for. `digest`: of the manifest in question, where it is known; else a pattern
+    /// with a digest covers only requests by that digest.
+    ///
+    /// A port counts: `quay.io` does not cover `quay.io:443`. That is right for what a pattern opens.
+    pub fn covers(&self, request: &Request, digest: Option<&str>) -> bool {
+        self.covers_at(&request.registry, request, digest)
+    }
+
+    /// The same on whatever port: `quay.io` covers `quay.io:443` too. That is right for what a pattern restricts, as
+    /// nobody shall get round it by a port.
+    pub fn covers_on_any_port(&self, request: &Request, digest: Option<&str>) -> bool {
+        self.covers(request, digest) || self.covers_at(name::split_port(&request.registry).0, request, digest)
+    }
+
+    fn covers_at(&self, registry: &str, request: &Request, digest: Option<&str>) -> bool {
+        let tag = |pattern| request.tag().is_some_and(|tag| covers_tag(pattern, tag));
+        let digest = digest.or(request.digest());
+        self.covers_registry(registry)
+            && self.covers_repository(registry, &request.repository)
+            && self.tag.as_deref().is_none_or(tag)
+            && self.digest.as_deref().is_none_or(|pattern| digest == Some(pattern))
+    }
+
+    fn covers_registry(&self, registry: &str) -> bool {
+        match self.registry.strip_prefix('*') {
+            None => self.registry == registry,
+            Some("") => true,
+            Some(end) => registry.len() > end.len() && registry.ends_with(end),
+        }
+    }
+
+    fn covers_repository(&self, registry: &str, repository: &str) -> bool {
+        if self.path.is_empty() || self.path == repository {
+            return true;
+        }
+        if self.path.ends_with('/') {
+            return repository.starts_with(&self.path);
+        }
+        // `*/redis` on Docker Hub is `library/redis`.
+        self.registry == "*"
+            && registry == name::DOCKER_HUB
+            && repository.strip_prefix("library/").is_some_and(|name| name == self.path)
+    }
+}
+
+/// As the operator wrote it.
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl File {
+    /// Reads the patterns of a list.
+    ///
+    /// # Errors
+    /// A text that names the file, the line of the pattern that is none, and what to write instead.
+    pub fn patterns(&self, texts: &[Spanned<String>]) -> Result<Vec<Pattern>, String> {
+        let parse = |text: &Spanned<String>| {
+            Pattern::parse(text.get_ref()).map_err(|reason| {
+                self.refuse(text.span().start, format_args!("bad pattern \"{}\": {reason}", text.get_ref()))
+            })
+        };
+        texts.iter().map(parse).collect()
+    }
+}
+
+fn parse_digest(digest: &str) -> Result<String, String> {
+    let is_hex = |hex: &str, len| {
+        hex.len() == len && hex.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    match digest.split_once(':') {
+        Some(("sha256", hex)) if is_hex(hex, 64) => Ok(digest.to_owned()),
+        Some(("sha512", hex)) if is_hex(hex, 128) => Ok(digest.to_owned()),
+        _ => Err(format!("\"{digest}\" is no digest: write sha256: and 64 digits, or sha512: and 128")),
     }
 }
 
@@ -168,8 +256,9 @@ mod tests {
             ("[::1]", "[::1]", "", None),
             ("docker.io/library/nginx:1.2*", "docker.io", "library/nginx", Some("1.2*")),
         ] {
-            let pattern = Pattern { registry: registry.to_owned(), path: path.to_owned(), tag: tag.map(str::to_owned) };
-            assert_eq!(Pattern::parse(text), Ok(pattern), "{text}");
+            let pattern = Pattern::parse(text).expect(text);
+            let got = (pattern.registry.as_str(), pattern.path.as_str(), pattern.tag.as_deref(), pattern.digest);
+            assert_eq!(got, (registry, path, tag, None), "{text}");
         }
     }
 
@@ -182,7 +271,7 @@ mod tests {
             ("bitnami/redis:7", "write \"docker.io/bitnami/redis:7\""),
             ("mirror:5000", "or \"mirror:5000/*\" for a registry"),
             ("https://quay.io/x", "write \"quay.io/x\""),
-            ("quay.io/x@sha256:00", "write \"quay.io/x\""),
+            ("quay.io/x@sha256:00", "write sha256: and 64 digits"),
             ("quay.io:latest", "write \"quay.io/*:latest\""),
             ("quay.io:99999", "write HOST or HOST:PORT"),
             ("quay.io/", "write \"quay.io/*\""),
@@ -227,5 +316,49 @@ mod tests {
             assert!(covers_tag(pattern, good), "{pattern} covers {good}");
             assert!(!covers_tag(pattern, bad), "{pattern} does not cover {bad}");
         }
+    }
+
+    #[test]
+    fn a_pattern_covers_what_it_says() {
+        use crate::{Action, Content, Reference, Request};
+        let (one, other) = (format!("sha256:{}", "1".repeat(64)), format!("sha256:{}", "2".repeat(64)));
+        let request = |image: &str| {
+            let (registry, rest) = image.split_once('/').expect("a registry");
+            let (repository, reference) = match (rest.split_once('@'), rest.split_once(':')) {
+                (Some((repository, digest)), _) => (repository, Reference::Digest(digest.to_owned())),
+                (None, Some((repository, tag))) => (repository, Reference::Tag(tag.to_owned())),
+                (None, None) => (rest, Reference::None),
+            };
+            let (registry, repository) = (registry.to_owned(), repository.to_owned());
+            Request { action: Action::Pull, content: Content::Manifest, registry, repository, reference }
+        };
+        for (pattern, image, covered) in [
+            ("quay.io".to_owned(), "quay.io/a/b:1".to_owned(), true),
+            ("quay.io".to_owned(), "quay.io.evil.org/a:1".to_owned(), false),
+            ("*.example.com".to_owned(), "a.example.com/x:1".to_owned(), true),
+            ("*.example.com".to_owned(), "example.com/x:1".to_owned(), false),
+            ("*/redis".to_owned(), "docker.io/library/redis:7".to_owned(), true),
+            ("*/redis".to_owned(), "docker.io/bitnami/redis:7".to_owned(), false),
+            ("quay.io/a/*".to_owned(), "quay.io/a/b:1".to_owned(), true),
+            ("quay.io/a/*".to_owned(), "quay.io/ab:1".to_owned(), false),
+            ("quay.io/a".to_owned(), format!("quay.io/a@{one}"), true),
+            ("quay.io/a:1*".to_owned(), "quay.io/a:12".to_owned(), true),
+            ("quay.io/a:1*".to_owned(), format!("quay.io/a@{one}"), false),
+            (format!("quay.io/a@{one}"), format!("quay.io/a@{one}"), true),
+            (format!("quay.io/a@{one}"), format!("quay.io/a@{other}"), false),
+            (format!("quay.io/a@{one}"), "quay.io/a:1".to_owned(), false),
+            (format!("*@{one}"), format!("docker.io/library/x@{one}"), true),
+        ] {
+            let parsed = Pattern::parse(&pattern).expect(&pattern);
+            assert_eq!(parsed.covers(&request(&image), None), covered, "{pattern} and {image}");
+            assert_eq!(parsed.to_string(), pattern);
+        }
+        let both = Pattern::parse(&format!("quay.io/a:1@{one}")).expect("tag and digest");
+        assert!(both.covers(&request("quay.io/a:1"), Some(&one)));
+        assert!(!both.covers(&request("quay.io/a:1"), Some(&other)));
+        assert!(!both.covers(&request("quay.io/a:2"), Some(&one)));
+        let quay = Pattern::parse("quay.io").expect("a registry");
+        assert!(!quay.covers(&request("quay.io:443/a:1"), None));
+        assert!(quay.covers_on_any_port(&request("quay.io:443/a:1"), None));
     }
 }

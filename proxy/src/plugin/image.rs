@@ -1,0 +1,82 @@
+//! The manifest under inspection.
+
+use bytes::Bytes;
+use tokio::sync::OnceCell;
+
+use super::lookups::Missing;
+use crate::oci::manifest::{Contents, InvalidManifest};
+use crate::oci::{Digest, Reference};
+
+/// A manifest that is to be inspected.
+#[derive(Debug)]
+pub struct Image {
+    /// What it hashes to.
+    pub digest: Digest,
+    /// As it is served.
+    pub media_type: String,
+    /// As it is served.
+    pub bytes: Bytes,
+    /// What it says.
+    pub contents: Contents,
+    /// The image's configuration, once a plugin has asked for it.
+    pub(super) config: OnceCell<Result<Bytes, Missing>>,
+}
+
+impl Image {
+    /// Reads a manifest.
+    ///
+    /// # Errors
+    /// What of it is of no shape that a manifest has.
+    pub fn parse(digest: Digest, media_type: &str, bytes: Bytes) -> Result<Self, InvalidManifest> {
+        let contents = Contents::parse(&bytes)?;
+        Ok(Self { digest, media_type: media_type.to_owned(), bytes, contents, config: OnceCell::new() })
+    }
+
+    /// Whether it is something that a pull needs beside an image, and that a plugin's denial would break: a signature,
+    /// an attestation, an SBOM, or the list of them. Not what can be run, however it calls itself.
+    pub fn is_beside(&self, asked: &Reference) -> bool {
+        let named = match asked {
+            Reference::Tag(tag) => is_of_a_digest(tag.as_str()),
+            Reference::Digest(_) => false,
+        };
+        (named || self.contents.subject.is_some()) && !self.contents.holds_a_program()
+    }
+}
+
+/// `sha256-HEX`, and behind it nothing, or what cosign puts there.
+///
+/// Source: OCI distribution specification, "Referrers Tag Schema"; cosign, "Signature Specification", "Discovery".
+fn is_of_a_digest(tag: &str) -> bool {
+    let Some(rest) = tag.strip_prefix("sha256-") else { return false };
+    let (hex, kind) = rest.split_once('.').unwrap_or((rest, ""));
+    hex.len() == 64 && hex.bytes().all(|byte| byte.is_ascii_hexdigit()) && matches!(kind, "" | "sig" | "att" | "sbom")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Tag;
+
+    #[test]
+    fn what_can_be_run_is_inspected_under_every_name() {
+        let digest = Digest::sha256_of(b"");
+        let manifest = |layer: &str, more: &str| {
+            let text = format!(r#"{{"layers":[{{"mediaType":"{layer}","digest":"{digest}"}}]{more}}}"#);
+            Image::parse(digest, "application/vnd.oci.image.manifest.v1+json", text.into()).expect("a manifest")
+        };
+        let tag = |text: &str| Reference::Tag(Tag::parse(text).expect("a tag"));
+        let signature = "application/vnd.dev.cosign.simplesigning.v1+json";
+        let program = "application/vnd.oci.image.layer.v1.tar+gzip";
+        let subject = format!(r#","subject":{{"digest":"{digest}"}}"#);
+        let name = format!("sha256-{}", "a".repeat(64));
+        for kind in ["", ".sig", ".att", ".sbom"] {
+            assert!(manifest(signature, "").is_beside(&tag(&format!("{name}{kind}"))), "{kind}");
+            assert!(!manifest(program, "").is_beside(&tag(&format!("{name}{kind}"))), "{kind}");
+        }
+        assert!(!manifest(signature, "").is_beside(&tag("latest")));
+        assert!(!manifest(signature, "").is_beside(&tag("sha256-abc.sig")));
+        assert!(!manifest(signature, "").is_beside(&tag(&format!("{name}.exe"))));
+        assert!(manifest(signature, &subject).is_beside(&Reference::Digest(digest)));
+        assert!(!manifest(program, &subject).is_beside(&Reference::Digest(digest)));
+    }
+}

@@ -1,0 +1,205 @@
+//! Who keeps the lines: the last ones in memory; and those for the file in a bounded queue, so that no pull waits for a
+//! disk.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use prometheus_client::metrics::counter::Counter;
+
+use super::file::Out;
+use super::line::Line;
+
+/// Lines that wait for the file at the most: about 4 MiB.
+const QUEUE: usize = 4096;
+/// Lines that are written at once.
+const BATCH: usize = 256;
+
+/// What became of lines for the file.
+#[derive(Clone, Debug, Default)]
+pub struct Counted {
+    /// They are in the file.
+    pub written: Counter,
+    /// The queue was full.
+    pub dropped: Counter,
+    /// The file could not be written.
+    pub failed: Counter,
+}
+
+/// Keeps lines.
+#[derive(Debug)]
+pub struct Journal {
+    kept: Mutex<VecDeque<Arc<Line>>>,
+    keep: usize,
+    queue: Option<SyncSender<Message>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    counted: Counted,
+}
+
+#[derive(Debug)]
+enum Message {
+    Line(Arc<Line>),
+    End,
+}
+
+impl Journal {
+    /// Begins to keep the last `keep` lines, and to write all to a file; `-` is standard output.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn start(file: Option<PathBuf>, keep: usize, counted: Counted) -> io::Result<Self> {
+        let (mut queue, mut writer) = (None, None);
+        if let Some(file) = file {
+            let out = Out::open(file)?;
+            let (sender, receiver) = sync_channel(QUEUE);
+            let counted = counted.clone();
+            let thread = std::thread::Builder::new().name("decisions".to_owned());
+            writer = Some(thread.spawn(move || write(out, &receiver, &counted))?);
+            queue = Some(sender);
+        }
+        Ok(Self { kept: Mutex::default(), keep, queue, writer: Mutex::new(writer), counted })
+    }
+
+    /// Whether anybody wants to know.
+    pub fn is_on(&self) -> bool {
+        self.keep > 0 || self.queue.is_some()
+    }
+
+    /// Takes a line; waits for nothing.
+    pub fn note(&self, line: Line) {
+        let line = Arc::new(line);
+        if let Some(queue) = &self.queue
+            && queue.try_send(Message::Line(line.clone())).is_err()
+        {
+            self.counted.dropped.inc();
+        }
+        if self.keep > 0 {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.len() >= self.keep {
+                kept.pop_front();
+            }
+            kept.push_back(line);
+        }
+    }
+
+    /// The last lines of which something holds, the latest first.
+    pub fn last(&self, limit: usize, holds: impl Fn(&Line) -> bool) -> Vec<Arc<Line>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().rev().filter(|line| holds(line)).take(limit).cloned().collect()
+    }
+
+    /// Writes what waits, and ends. Blocks.
+    pub fn close(&self) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let (Some(queue), Some(writer)) = (&self.queue, writer)
+            && queue.send(Message::End).is_ok()
+        {
+            // A panic was reported when it came.
+            let _ = writer.join();
+        }
+    }
+}
+
+fn write(mut out: Out, queue: &Receiver<Message>, counted: &Counted) {
+    while let Ok(Message::Line(first)) = queue.recv() {
+        let mut lines = vec![first];
+        let mut ended = false;
+        while lines.len() < BATCH && !ended {
+            match queue.try_recv() {
+                Ok(Message::Line(line)) => lines.push(line),
+                Ok(Message::End) => ended = true,
+                Err(_) => break,
+            }
+        }
+        let many = lines.len() as u64;
+        _ = if out.write(&lines) { counted.written.inc_by(many) } else { counted.failed.inc_by(many) };
+        if ended {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    fn line(number: usize) -> Line {
+        let text = format!(
+            r#"{{"time":"2026-11-21T10:00:00.000Z","request":"{number}","client":"10.0.0.7","method":"GET",
+            "addressing":"ns","action":"pull","content":"manifest","registry":"docker.io","repository":"library/a",
+            "reference":"1","generation":1,"status":200,"sent_bytes":1,"elapsed_ms":1}}"#
+        );
+        serde_json::from_str(&text).expect("a line")
+    }
+
+    fn requests(file: &Path) -> Vec<String> {
+        let text = fs::read_to_string(file).expect("it is there");
+        let lines = text.lines().map(|line| serde_json::from_str::<Line>(line).expect("whole lines").request);
+        lines.collect()
+    }
+
+    #[test]
+    fn a_journal_keeps_the_last_and_writes_all() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("d.jsonl");
+        let counted = Counted::default();
+        let journal = Journal::start(Some(file.clone()), 2, counted.clone()).expect("it opens");
+        for number in 0..5 {
+            journal.note(line(number));
+        }
+        let last: Vec<String> = journal.last(9, |_| true).iter().map(|line| line.request.clone()).collect();
+        assert_eq!(last, ["4", "3"]);
+        assert_eq!(journal.last(9, |line| line.request == "3").len(), 1);
+        assert_eq!(journal.last(1, |_| true).len(), 1);
+        journal.close();
+        assert_eq!(requests(&file), ["0", "1", "2", "3", "4"]);
+        assert_eq!((counted.written.get(), counted.dropped.get(), counted.failed.get()), (5, 0, 0));
+        journal.note(line(9));
+        assert_eq!(counted.dropped.get(), 1, "behind the end");
+        assert_eq!(line(1).image(), "docker.io/library/a:1");
+    }
+
+    #[test]
+    fn a_half_written_line_is_mended_and_a_moved_file_is_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("d.jsonl");
+        let whole = serde_json::to_string(&line(0)).expect("it serializes");
+        fs::write(&file, format!("{whole}\n{}", &whole[..40])).expect("written");
+        let mut out = Out::open(file.clone()).expect("it opens");
+        assert!(out.write(&[Arc::new(line(1))]));
+        assert_eq!(requests(&file), ["0", "1"]);
+        let moved = folder.path().join("d.jsonl.1");
+        fs::rename(&file, &moved).expect("renamed");
+        assert!(out.write(&[Arc::new(line(2))]));
+        assert_eq!((requests(&moved).len(), requests(&file)), (2, vec!["2".to_owned()]));
+        fs::remove_file(&file).expect("removed");
+        fs::create_dir(&file).expect("made");
+        assert!(!out.write(&[Arc::new(line(3))]), "a folder takes no lines");
+        fs::remove_dir(&file).expect("removed");
+        assert!(out.write(&[Arc::new(line(4))]));
+        assert_eq!(requests(&file), ["4"]);
+    }
+
+    #[test]
+    fn a_queue_that_is_full_holds_up_nobody() {
+        let counted = Counted::default();
+        let (queue, _nobody_reads) = sync_channel(1);
+        let journal = Journal {
+            kept: Mutex::default(),
+            keep: 0,
+            queue: Some(queue),
+            writer: Mutex::default(),
+            counted: counted.clone(),
+        };
+        for number in 0..3 {
+            journal.note(line(number));
+        }
+        assert_eq!(counted.dropped.get(), 2);
+    }
+}

@@ -1,0 +1,146 @@
+//! The decision record: each request leaves a line behind, in memory and in a file, that says what was decided and why.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tidegate_tests::eventually;
+use tidegate_tests::plugins::allowlist;
+use tidegate_tests::proxy::Proxy;
+use tidegate_tests::site::Site;
+
+use crate::{APP, assert_whole, fake_with_app};
+
+/// A site that blocks redis, and the file of its record.
+fn recorded(url: &str) -> (Site, PathBuf) {
+    let site = Site::of(url)
+        .with([("10-allowlist.wasm", &allowlist()), ("10-allowlist.toml", b"block = [\"docker.io/library/redis\"]")]);
+    let file = site.path("decisions.jsonl");
+    let site = site.top(&format!("[decisions]\nfile = \"{}\"\nkeep = 3", file.display()));
+    (site, file)
+}
+
+fn lines(file: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+}
+
+/// The last decisions by the admin listener.
+fn last(proxy: &Proxy, query: &str) -> Vec<Value> {
+    let answer = proxy.admin(&format!("/decisions{query}"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    serde_json::from_str(&answer.text()).unwrap()
+}
+
+#[test]
+fn each_request_leaves_a_line_with_what_was_decided() {
+    let (fake, image) = fake_with_app();
+    let (site, file) = recorded(&fake.url());
+    let proxy = site.start();
+    assert_whole(&proxy.get(&format!("{APP}?ns=docker.io")).field("User-Agent", "me/1").fetch(), &image.digest());
+    assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    assert_eq!(proxy.get("/v2/library/redis/manifests/7").fetch().status, 403);
+    // What asks for no content leaves none.
+    assert_eq!(proxy.get("/v2/").fetch().status, 200);
+    eventually("three lines are written", || lines(&file).len() == 3);
+    let lines = lines(&file);
+    let [first, second, denied] = lines.as_slice() else { panic!("{lines:?}") };
+    for (key, value) in [
+        ("client", "127.0.0.1"),
+        ("user_agent", "me/1"),
+        ("method", "GET"),
+        ("addressing", "ns"),
+        ("content", "manifest"),
+        ("registry", "docker.io"),
+        ("repository", "library/app"),
+        ("reference", "1"),
+        ("decision", "allow"),
+        ("digest", &image.digest()),
+    ] {
+        assert_eq!(first[key], *value, "{key}: {first}");
+    }
+    assert_eq!(first["status"], 200);
+    assert_eq!(first["source"], "upstream", "{first}");
+    assert_eq!(second["source"], "cache", "{second}");
+    assert_eq!(
+        (&denied["status"], &denied["decision"], &denied["policy"]),
+        (&403.into(), &"deny".into(), &"allowlist".into())
+    );
+    assert!(denied["reason"].as_str().unwrap().contains("docker.io/library/redis"), "{denied}");
+    assert!(first["time"].as_str() < denied["time"].as_str(), "{first} {denied}");
+}
+
+#[test]
+fn the_last_decisions_are_shown_newest_first() {
+    let (fake, image) = fake_with_app();
+    let (site, _) = recorded(&fake.url());
+    let proxy = site.start();
+    for _ in 0..3 {
+        assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    }
+    assert_eq!(proxy.get("/v2/library/redis/manifests/7").fetch().status, 403);
+    eventually("the denial is remembered", || last(&proxy, "?decision=deny").len() == 1);
+    let all = last(&proxy, "");
+    assert_eq!(all.len(), 3, "only the last three are kept");
+    assert_eq!(all[0]["repository"], "library/redis");
+    assert_eq!(last(&proxy, "?limit=1").len(), 1);
+    assert_eq!(last(&proxy, "?image=app:1").len(), 2);
+    assert_eq!(last(&proxy, "?image=docker.io/library/redis").len(), 1);
+    assert_eq!(last(&proxy, "?image=app:2").len(), 0);
+    assert_eq!(last(&proxy, "?plugin=allowlist&decision=deny").len(), 1);
+    for bad in ["?decision=maybe", "?limit=all", "?image=a%20b", "?color=red"] {
+        assert_eq!(proxy.admin(&format!("/decisions{bad}")).status, 400, "{bad}");
+    }
+}
+
+#[test]
+fn a_file_that_is_moved_away_is_begun_anew_and_the_end_loses_nothing() {
+    let (fake, image) = fake_with_app();
+    let (site, file) = recorded(&fake.url());
+    let proxy = site.start();
+    assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    eventually("a line is written", || lines(&file).len() == 1);
+    let moved = proxy.site().path("decisions.jsonl.1");
+    fs::rename(&file, &moved).unwrap();
+    for _ in 0..20 {
+        assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    }
+    proxy.terminate();
+    assert_eq!((lines(&moved).len(), lines(&file).len()), (1, 20));
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_told_at_start() {
+    let site = Site::of("http://127.0.0.1:1");
+    let file = site.path("no/such/folder/d.jsonl");
+    let output = site.top(&format!("[decisions]\nfile = \"{}\"", file.display())).run(&["serve"]);
+    let told = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && told.contains("decisions.file") && told.contains("d.jsonl"), "{told}");
+}
+
+#[test]
+fn the_verb_decisions_prints_what_the_running_proxy_decided() {
+    let (fake, image) = fake_with_app();
+    let (site, _) = recorded(&fake.url());
+    let site = site.with_fixed_ports();
+    site.write_config();
+    let run = |arguments: &[&str]| {
+        let output = site.run_as_is(arguments);
+        let told = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        (output.status.code(), told)
+    };
+    let (code, told) = run(&["decisions"]);
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("no proxy answers"), "{told}");
+    let proxy = site.start();
+    assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    assert_eq!(proxy.get("/v2/library/redis/manifests/7").fetch().status, 403);
+    eventually("the denial is remembered", || last(&proxy, "?decision=deny").len() == 1);
+    let (code, told) = run(&["decisions", "docker.io/library/redis"]);
+    assert_eq!(code, Some(0), "{told}");
+    assert!(told.contains("GET docker.io/library/redis:7  403") && told.contains("(policy allowlist)"), "{told}");
+    let (_, told) = run(&["decisions", "--json"]);
+    let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["repository"], "library/app", "the latest stands last: {told}");
+    assert_eq!(lines.len(), 2);
+}

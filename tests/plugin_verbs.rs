@@ -1,0 +1,210 @@
+//! `tidegate plugin check`, `test` and `bench`: a plugin by itself, without a proxy or its configuration.
+
+use std::fs;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+use tidegate_tests::guests::{Does, Guest};
+use tidegate_tests::plugins::{allowlist, failover, teller};
+use tidegate_tests::process::{offline, run};
+use tidegate_tests::program::tidegate;
+
+/// A folder with files in it, and nothing of a proxy.
+fn folder<const N: usize>(files: [(&str, &[u8]); N]) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        fs::write(folder.path().join(name), bytes).unwrap();
+    }
+    folder
+}
+
+/// Runs a verb in a folder: its exit code, what it prints, and what it complains of.
+fn plugin(folder: &TempDir, arguments: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(tidegate());
+    let Output { status, stdout, stderr } =
+        run(offline(&mut command).arg("plugin").args(arguments).current_dir(folder.path()));
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (status.code().expect("it ends by itself"), text(stdout), text(stderr))
+}
+
+#[test]
+fn check_says_what_a_plugin_is_without_a_configuration_of_a_proxy() {
+    let folder = folder([
+        ("10-allowlist.wasm", &allowlist()),
+        ("rules.toml", b"block = [\"docker.io/library/redis\"]"),
+        ("teller.wasm", &teller()),
+        // Nothing of it is read.
+        ("tidegate.toml", b"listen = 5"),
+    ]);
+    let (code, out, _) = plugin(&folder, &["check", "10-allowlist.wasm", "--config-files", "rules.toml"]);
+    assert_eq!(code, 0, "{out}");
+    for part in ["tidegate:policy@0.1.0", "admission", "config, log", "not used", "KiB", "accepted: rules.toml"] {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let (code, out, _) = plugin(&folder, &["check", "teller.wasm"]);
+    assert_eq!(code, 0, "{out}");
+    assert!(out.contains("admission, fallback") && out.contains("none is needed"), "{out}");
+}
+
+#[test]
+fn check_tells_that_a_configuration_is_needed_and_refuses_a_bad_one() {
+    let folder = folder([("allowlist.wasm", &allowlist()), ("bad.toml", b"\nblokc = [\"docker.io/a\"]\n")]);
+    let (code, out, _) = plugin(&folder, &["check", "allowlist.wasm"]);
+    assert_eq!(code, 0, "that one is needed is no failure: {out}");
+    assert!(out.contains("one is needed"), "{out}");
+    let (code, _, complaint) = plugin(&folder, &["check", "allowlist.wasm", "--config-files", "bad.toml"]);
+    assert_eq!(code, 2, "{complaint}");
+    assert!(complaint.contains("bad.toml") && complaint.contains('2') && complaint.contains("blokc"), "{complaint}");
+}
+
+#[test]
+fn check_refuses_what_the_proxy_would_refuse() {
+    let folder = folder([
+        ("text.wasm", b"no plugin"),
+        ("hookless.wasm", &Guest::new().component()),
+        ("moon.wasm", &Guest::new().admits(Does::Nothing).wants_the_moon().component()),
+        ("spins.wasm", &Guest::new().admits(Does::Nothing).never_starts().component()),
+    ]);
+    for (file, reason) in [
+        ("text.wasm", "no WebAssembly"),
+        ("hookless.wasm", "exports no hook"),
+        ("moon.wasm", "moon"),
+        ("spins.wasm", "deadline"),
+        ("absent.wasm", "cannot be read"),
+    ] {
+        let (code, _, complaint) = plugin(&folder, &["check", file]);
+        assert_eq!(code, 2, "{file}: {complaint}");
+        assert!(complaint.contains(file) && complaint.contains(reason), "{complaint}");
+    }
+}
+
+const CASES: &str = r#"
+[[case]]
+name = "redis is denied"
+pull = "redis:7"
+expect = { admission = "deny", message = "docker.io/library/redis", status = 403, code = "DENIED" }
+
+[[case]]
+name = "nginx is not"
+pull = "quay.io/org/nginx"
+expect = { admission = "allow", routes = ["quay.io/org/nginx"], warnings = [] }
+"#;
+
+#[test]
+fn test_decides_by_the_real_host_and_says_what_differs() {
+    let folder = folder([
+        ("allowlist.wasm", &allowlist()),
+        ("rules.toml", b"block = [\"docker.io/library/redis\"]"),
+        ("good.toml", CASES.as_bytes()),
+        ("bad.toml", CASES.replace("quay.io/org/nginx\"\n", "redis\"\n").as_bytes()),
+    ]);
+    let run = |cases| plugin(&folder, &["test", "allowlist.wasm", cases, "--config-files", "rules.toml"]);
+    let (code, out, complaint) = run("good.toml");
+    assert_eq!(code, 0, "{out}{complaint}");
+    assert!(out.contains("ok    redis is denied") && out.contains("2 cases, 0 failed"), "{out}");
+    let (code, out, _) = run("bad.toml");
+    assert_eq!(code, 1, "{out}");
+    for part in
+        ["ok    redis is denied", "FAIL  nginx is not", "expected  allow", "got       deny: docker.io/library/redis"]
+    {
+        assert!(out.contains(part), "{part}: {out}");
+    }
+    let (code, _, complaint) = plugin(&folder, &["test", "allowlist.wasm", "good.toml"]);
+    assert_eq!(code, 2, "a plugin without its configuration cannot be tested: {complaint}");
+    assert!(complaint.contains("--config-files"), "{complaint}");
+}
+
+#[test]
+fn test_asks_routing_and_fallback() {
+    let folder = folder([
+        ("failover.wasm", &failover()),
+        ("mirrors.toml", b"[[upstream]]\nprefix = \"docker.io\"\nmirrors = [\"mirror.lan/hub\"]\nsource = \"last\"\non = { status-429 = \"stale\" }"),
+        ("cases.toml", br#"
+[[case]]
+name = "the mirror, then the source"
+pull = "redis:7"
+expect = { routes = ["mirror.lan/hub/library/redis", "docker.io/library/redis"] }
+
+[[case]]
+name = "a limit is bridged by what is cached"
+pull = "redis:7"
+failed = [{ at = "mirror.lan/hub/library/redis", failure = "status-429", after = "40ms", retry_after_secs = 9 }]
+expect = { step = "serve-stale" }
+"#),
+    ]);
+    let (code, out, complaint) =
+        plugin(&folder, &["test", "failover.wasm", "cases.toml", "--config-files", "mirrors.toml"]);
+    assert_eq!(code, 0, "{out}{complaint}");
+}
+
+#[test]
+fn test_gives_facts_and_state() {
+    let cases = br#"
+[[case]]
+name = "who asks, and how often"
+pull = "redis:7"
+method = "HEAD"
+addressing = "ns"
+client = "10.0.0.7"
+user_agent = "me/1"
+accept = ["a/b"]
+headers = { X-Tell = ["one", "two"] }
+cached = { digest = "sha256:0123456789012345678901234567890123456789012345678901234567890123", age = "3h", stale = true }
+state = { count = "41" }
+[case.expect]
+message = "client=10.0.0.7 identity=false agent=me/1 accept=a/b told=one,two secret=0 method=HEAD addressing=ns cache=stale digest=sha256:0123456789012345678901234567890123456789012345678901234567890123 count=42"
+state = { count = "42" }
+warnings = ["told"]
+
+[[case]]
+name = "the count goes on"
+keep_state = true
+pull = "redis:7"
+headers = { X-Tell = "again" }
+expect = { state = { count = "43" } }
+
+[[case]]
+name = "and begins again"
+pull = "redis:7"
+headers = { X-Tell = "again" }
+expect = { state = { count = "1" } }
+"#;
+    let folder = folder([("teller.wasm", &teller()), ("cases.toml", cases)]);
+    let (code, out, complaint) = plugin(&folder, &["test", "teller.wasm", "cases.toml"]);
+    assert_eq!(code, 0, "{out}{complaint}");
+}
+
+#[test]
+fn test_names_the_line_of_what_is_no_case() {
+    let folder = folder([("teller.wasm", &teller())]);
+    for (cases, line, reason) in [
+        ("", 1, "case"),
+        ("\n[[case]]\nname = \"a\"\npul = \"redis\"\nexpect = { admission = \"deny\" }", 4, "pul"),
+        ("[[case]]\nname = \"a\"\npull = \"re dis\"\nexpect = { admission = \"deny\" }", 3, "re dis"),
+        ("\n\n[[case]]\nname = \"a\"\nexpect = { admission = \"deny\" }", 3, "what is asked for"),
+        ("[[case]]\nname = \"a\"\npull = \"redis\"\nexpect = {}", 1, "expects nothing"),
+        ("[[case]]\nname = \"a\"\npull = \"redis\"\nexpect = { admission = \"no\" }", 1, "allow, cached-only, deny"),
+        (
+            "[[case]]\nname = \"a\"\npull = \"redis\"\nfailed = [\n{ at = \"a.lan/b\", failure = \"bad luck\" }]\nexpect = { step = \"next\" }",
+            5,
+            "status-429",
+        ),
+    ] {
+        fs::write(folder.path().join("cases.toml"), cases).unwrap();
+        let (code, _, complaint) = plugin(&folder, &["test", "teller.wasm", "cases.toml"]);
+        assert_eq!(code, 2, "{cases}: {complaint}");
+        assert!(complaint.contains(&format!("cases.toml:{line}: ")) && complaint.contains(reason), "{complaint}");
+    }
+}
+
+#[test]
+fn bench_says_what_each_hook_costs() {
+    let folder = folder([("teller.wasm", &teller())]);
+    let (code, out, complaint) = plugin(&folder, &["bench", "teller.wasm"]);
+    assert_eq!(code, 0, "{complaint}");
+    for hook in ["admission", "fallback"] {
+        let row = out.lines().find(|line| line.starts_with(hook)).unwrap_or_else(|| panic!("no {hook}: {out}"));
+        let rate: f64 = row.split_whitespace().next_back().unwrap().parse().unwrap();
+        assert!(row.contains("warm") && rate > 0.0, "{out}");
+    }
+}
