@@ -19,6 +19,7 @@ mod freshness;
 mod input;
 mod inspection;
 mod instruments;
+mod integrity;
 mod killed_upstream;
 mod operated;
 mod plugin_verbs;

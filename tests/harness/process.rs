@@ -97,6 +97,14 @@ impl Process {
         kibibytes.unwrap_or_else(|| panic!("no {key} in {status}")) * 1024
     }
 
+    /// Page faults of the children that have ended: none when there was no child.
+    pub fn children_page_faults(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("it runs");
+        // Behind the name, which may hold anything: state is the first field, cminflt the ninth. Source: proc(5).
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        fields.split_whitespace().nth(8).expect("a ninth field").parse().expect("a number")
+    }
+
     /// Sets the high-water mark `VmHWM` back to what is resident now.
     pub fn reset_peak_memory(&self) {
         fs::write(format!("/proc/{}/clear_refs", self.id()), "5").expect("it runs");

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use super::compile;
-use super::engine::Engine;
+use super::engine::{Engine, Keeping};
 use super::folder::{Found, list_folder, plugin_name};
 use super::guest::ConfigFile;
 use super::instance::{CheckError, Plugin};
@@ -71,7 +71,9 @@ impl Alone {
         let Files { wasm, config, settings, program } = files;
         let mut version = find(&wasm, &config)?.read()?;
         version.settings = settings.map(|text| ConfigFile { name: "settings".to_owned(), text });
-        let engine = Arc::new(Engine::new(program).map_err(|err| format!("plugins cannot run here: {err:#}"))?);
+        let engine = Arc::new(
+            Engine::new(program, &Keeping::Nothing).map_err(|err| format!("plugins cannot run here: {err:#}"))?,
+        );
         let (name, size) = (version.name.clone(), version.wasm.len());
         let started = Instant::now();
         let component = compile::compile(&engine, &version.wasm).await?;

@@ -2,7 +2,9 @@
 //! compiler, in time or memory, happens there.
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, setrlimit};
@@ -28,13 +30,33 @@ const CODE_MAX: u64 = 512 << 20;
 /// Bytes of the compiler's complaint that reach the operator.
 const REASON_MAX: u64 = 2048;
 
-/// Compiles the bytes of a plugin file in a process of its own.
+/// Takes the code of a plugin file from where it is kept, or compiles it.
 ///
 /// # Errors
 /// A text for the operator: what is wrong with the file.
-pub(super) async fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, String> {
+pub(super) async fn compile(engine: &Engine, wasm: &Arc<[u8]>) -> Result<Component, String> {
     check_kind(wasm)?;
-    let mut child = Command::new(&engine.program)
+    let Some(kept) = &engine.code else {
+        return load(&engine.wasmtime, &run(&engine.program, wasm).await?);
+    };
+    let (cache, file, wasmtime) = (kept.clone(), wasm.clone(), engine.wasmtime.clone());
+    let found = tokio::task::spawn_blocking(move || load(&wasmtime, &cache.get(&file)?).ok()).await;
+    if let Ok(Some(component)) = found {
+        return Ok(component);
+    }
+    let code = run(&engine.program, wasm).await?;
+    let component = load(&engine.wasmtime, &code)?;
+    let (cache, file) = (kept.clone(), wasm.clone());
+    let put = tokio::task::spawn_blocking(move || cache.put(&file, &code)).await;
+    if let Err(err) = put.map_err(io::Error::other).and_then(|put| put) {
+        tracing::warn!(error = err.to_string(), "compiled code cannot be kept: the next start compiles anew");
+    }
+    Ok(component)
+}
+
+/// Compiles the bytes of a plugin file in a process of its own.
+async fn run(program: &Path, wasm: &[u8]) -> Result<Vec<u8>, String> {
+    let mut child = Command::new(program)
         .arg(VERB)
         .env_clear()
         .stdin(Stdio::piped())
@@ -72,13 +94,14 @@ pub(super) async fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, S
             reason
         });
     }
-    load(&engine.wasmtime, &code)
+    Ok(code)
 }
 
 #[allow(unsafe_code)]
 fn load(wasmtime: &Wasmtime, code: &[u8]) -> Result<Component, String> {
-    // SAFETY: the bytes are what this very program made a moment ago in a process that it started itself, and came
-    // over a pipe that nobody else holds.
+    // SAFETY: the bytes are what this very program made: a moment ago in a process that it started itself, over a pipe
+    // that nobody else holds; or earlier, and then they come, whole as their checksum says, out of a folder that only
+    // this user can enter (`CodeCache`). wasmtime itself refuses those of another version.
     unsafe { Component::deserialize(wasmtime, code) }.map_err(|err| format!("{err:#}"))
 }
 

@@ -1,6 +1,6 @@
 //! The one wasmtime engine: its limits, its clock for deadlines, and how many instances may live.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use wasmtime::component::Linker;
 use wasmtime::{Config, Engine as Wasmtime, InstanceAllocationStrategy, PoolingAllocationConfig};
 
+use super::code_cache::{self, CodeCache};
 use super::guest::{self, Guest, INSTANCES_MAX, PARTS_MAX};
 use super::wasi;
 
@@ -30,7 +31,19 @@ pub struct Engine {
     pub(super) slots: Arc<Semaphore>,
     /// The program that compiles in a process of its own: this one.
     pub(super) program: PathBuf,
+    /// Where compiled code is kept; none: nowhere.
+    pub(super) code: Option<Arc<CodeCache>>,
     ticker: Arc<Ticker>,
+}
+
+/// How an engine uses compiled code that is kept.
+pub(super) enum Keeping<'a> {
+    /// It reads and writes what belongs to a state folder.
+    Full(&'a Path),
+    /// It only reads it.
+    ReadOnly(&'a Path),
+    /// It does neither: what a compilation takes is of interest.
+    Nothing,
 }
 
 impl Engine {
@@ -38,7 +51,7 @@ impl Engine {
     ///
     /// # Errors
     /// When the system does not give the address space.
-    pub fn new(program: PathBuf) -> wasmtime::Result<Self> {
+    pub(super) fn new(program: PathBuf, keeping: &Keeping<'_>) -> wasmtime::Result<Self> {
         let mut pool = PoolingAllocationConfig::new();
         let slots = SLOTS;
         let parts = u32::try_from(PARTS_MAX).expect("a small number");
@@ -61,8 +74,26 @@ impl Engine {
         guest::link(&mut linker)?;
         let mut wasi_linker = linker.clone();
         wasi::link(&mut wasi_linker)?;
+        let code = match keeping {
+            Keeping::Nothing => None,
+            Keeping::ReadOnly(state_dir) => CodeCache::open_to_read(state_dir, &wasmtime),
+            Keeping::Full(state_dir) => CodeCache::open(state_dir, &wasmtime)
+                .inspect_err(|reason| {
+                    let folder = code_cache::folder(state_dir);
+                    tracing::warn!(folder = %folder.display(), reason, "compiled code is not kept: every start compiles anew");
+                })
+                .ok(),
+        };
         let ticker = Ticker::start(wasmtime.clone());
-        Ok(Self { wasmtime, linker, wasi_linker, slots: Arc::new(Semaphore::new(slots as usize)), program, ticker })
+        Ok(Self {
+            wasmtime,
+            linker,
+            wasi_linker,
+            slots: Arc::new(Semaphore::new(slots as usize)),
+            program,
+            code: code.map(Arc::new),
+            ticker,
+        })
     }
 
     /// Lets the epoch advance until the guard is dropped.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::guest::ConfigFile;
+use super::lock::LOCK;
 
 /// Largest plugin file. Units: bytes.
 const WASM_MAX: u64 = 64 << 20;
@@ -47,6 +48,8 @@ pub(super) struct Listing {
     pub problems: Vec<Problem>,
     /// Files that nobody will read; worth a warning.
     pub strays: Vec<String>,
+    /// `plugins.lock`, where there is one.
+    pub lock: Option<PathBuf>,
 }
 
 /// The contents of a plugin's files, as of one reading.
@@ -76,6 +79,13 @@ impl Found {
         std::iter::once(&self.wasm).chain(&self.settings).chain(self.config.values())
     }
 
+    /// Whether a file of the folder, by its name as seen from there, is one of this plugin beside its code.
+    pub fn owns(&self, name: &str) -> bool {
+        let stem = self.file.strip_suffix(".wasm").unwrap_or(&self.file);
+        let rest = name.strip_prefix(stem).and_then(|rest| rest.strip_prefix('.'));
+        rest.is_some_and(|rest| rest != "wasm" && (rest == SETTINGS || rest.starts_with("d/") || !rest.contains('.')))
+    }
+
     /// Reads all files of the plugin.
     ///
     /// # Errors
@@ -100,7 +110,7 @@ impl Found {
 }
 
 /// Reads a file that is one: opening a FIFO would wait for ever.
-fn read_regular(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+pub(super) fn read_regular(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     let fail = |err: io::Error| format!("{} cannot be read: {err}", path.display());
     let about = fs::metadata(path).map_err(fail)?;
     if !about.is_file() {
@@ -119,6 +129,7 @@ pub(super) fn list(dir: &Path) -> io::Result<Listing> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
         match entry.file_name().into_string() {
+            Ok(name) if name == LOCK => listing.lock = Some(entry.path()),
             Ok(name) if !is_temporary(&name) => _ = entries.insert(name, entry.path()),
             Ok(_) => {}
             Err(name) => listing.strays.push(name.to_string_lossy().into_owned()),

@@ -25,6 +25,10 @@ impl LastGood {
     /// Keeps a version. The one before stays until this one is whole. Blocks.
     pub fn put(&self, version: &Version) -> io::Result<()> {
         let [kept, before, staged] = self.places(&version.name);
+        // At a start it mostly is: reading is cheaper than writing and waiting for the disk.
+        if read(&version.name, &kept).is_ok_and(|there| there.same(version)) {
+            return Ok(());
+        }
         let _ = fs::remove_dir_all(&staged);
         fs::create_dir_all(staged.join("config"))?;
         let write = |path: PathBuf, bytes: &[u8]| {
@@ -71,7 +75,10 @@ impl LastGood {
 fn read(name: &str, dir: &Path) -> io::Result<Version> {
     let file = fs::read_to_string(dir.join("file"))?;
     let settings = match fs::read_to_string(dir.join("settings.toml")) {
-        Ok(text) => Some(ConfigFile { name: "settings.toml".to_owned(), text }),
+        Ok(text) => {
+            let stem = file.strip_suffix(".wasm").unwrap_or(&file);
+            Some(ConfigFile { name: format!("{stem}.settings.toml"), text })
+        }
         Err(err) if err.kind() == io::ErrorKind::NotFound => None,
         Err(err) => return Err(err),
     };
@@ -100,11 +107,13 @@ mod tests {
             name: "a".to_owned(),
             file: "10-a.wasm".to_owned(),
             wasm: b"\0asm"[..].into(),
-            settings: None,
+            settings: Some(ConfigFile { name: "10-a.settings.toml".to_owned(), text: "deadline_ms = 9".to_owned() }),
             config: vec![ConfigFile { name: "10-a.toml".to_owned(), text: "x = 1".to_owned() }],
         };
         last_good.put(&version).expect("kept");
+        assert!(last_good.get("a").expect("there").same(&version));
         version.config.clear();
+        version.settings = None;
         last_good.put(&version).expect("kept");
         assert!(last_good.get("a").expect("there").same(&version));
         assert!(LastGood::new(dir.path(), Path::new("/other")).get("a").is_none());

@@ -12,10 +12,11 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-use super::engine::Engine;
+use super::engine::{Engine, Keeping};
 use super::folder::{self, Found, Listing, Version};
 use super::instance::Plugin;
 use super::last_good::LastGood;
+use super::lock::{LOCK, Lock};
 use super::set::PluginSet;
 use super::settings::{Mode, Settings};
 use super::state::States;
@@ -27,10 +28,10 @@ use crate::metrics::{Metrics, PluginLoad};
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// For how long a file may be gone, or empty, before that is meant.
 const GONE: Duration = Duration::from_secs(2);
-/// How long a start waits for files that are just being written.
-const START_PATIENCE: Duration = Duration::from_secs(5);
 /// How often the folder is looked at when nothing is heard: file systems that tell nothing are read so.
 const POLL: Duration = Duration::from_secs(2);
+/// The lock file among what is missing; no plugin has an `@` in its name.
+const LOCK_GONE: &str = "@lock";
 /// How often the plugins' state is written.
 const FLUSH: Duration = Duration::from_secs(1);
 
@@ -71,7 +72,8 @@ impl Plugins {
     /// All plugins that are bad.
     pub async fn load(config: &Config, program: PathBuf, metrics: &Arc<Metrics>) -> Result<Self, StartError> {
         let Some(dir) = &config.dir else { return Ok(Self::none()) };
-        let mut loader = Loader::new(dir, States::new(None), None, program, metrics)?;
+        let engine = Engine::new(program, &Keeping::ReadOnly(&config.state_dir));
+        let mut loader = Loader::new(dir, States::new(None), None, engine, metrics)?;
         loader.start(OnLoadError::Refuse).await?;
         Ok(Self { current: loader.current, states: loader.states })
     }
@@ -89,7 +91,8 @@ impl Plugins {
         let Some(dir) = &config.dir else { return Ok((Self::none(), None)) };
         let states = States::new(Some(config.state_dir.join("plugin-state")));
         let last_good = LastGood::new(&config.state_dir, dir);
-        let mut loader = Loader::new(dir, states, Some(last_good), program, metrics)?;
+        let engine = Engine::new(program, &Keeping::Full(&config.state_dir));
+        let mut loader = Loader::new(dir, states, Some(last_good), engine, metrics)?;
         // Watched before it is read, so that no change is missed.
         let ear = watch(dir);
         loader.start(config.on_load_error).await?;
@@ -121,14 +124,18 @@ impl Plugins {
     }
 }
 
-struct Loader {
-    dir: PathBuf,
+pub(super) struct Loader {
+    pub(super) dir: PathBuf,
     engine: Arc<Engine>,
     states: Arc<States>,
-    last_good: Option<LastGood>,
+    pub(super) last_good: Option<LastGood>,
     metrics: Arc<Metrics>,
     current: Arc<ArcSwap<PluginSet>>,
-    sightings: Sightings,
+    pub(super) sightings: Sightings,
+    /// What the folder may hold; none: anything.
+    pub(super) lock: Option<Lock>,
+    /// Which files of a plugin were read when it was found to be as it is in effect, and when.
+    unchanged: HashMap<String, (Vec<PathBuf>, Instant)>,
     /// Since when a plugin in effect has no file any more, or misses one that it has.
     missing: HashMap<String, Instant>,
     /// Versions that were refused, so that they are reported once.
@@ -152,7 +159,7 @@ enum Intent {
 
 /// A version that is in effect.
 #[derive(Clone)]
-enum Loaded {
+pub(super) enum Loaded {
     On(Arc<Plugin>),
     /// Its settings say `mode = "off"`: its code is not even compiled.
     Off(Arc<Version>),
@@ -183,10 +190,10 @@ impl Loader {
         dir: &Path,
         states: States,
         last_good: Option<LastGood>,
-        program: PathBuf,
+        engine: wasmtime::Result<Engine>,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, StartError> {
-        let engine = Engine::new(program).map_err(|err| StartError::Engine(format!("{err:#}")))?;
+        let engine = engine.map_err(|err| StartError::Engine(format!("{err:#}")))?;
         Ok(Self {
             dir: dir.to_owned(),
             engine: Arc::new(engine),
@@ -195,66 +202,13 @@ impl Loader {
             metrics: metrics.clone(),
             current: Arc::default(),
             sightings: Sightings::default(),
+            lock: None,
+            unchanged: HashMap::new(),
             missing: HashMap::new(),
             refused: HashMap::new(),
             reported: HashSet::new(),
             still_wrong: HashSet::new(),
         })
-    }
-
-    /// The first reading. A bad plugin is replaced by its last good version; with none, it is refused or skipped.
-    async fn start(&mut self, on_load_error: OnLoadError) -> Result<(), StartError> {
-        let folder = |source| StartError::Folder { dir: self.dir.clone(), source };
-        let mut listing = folder::list(&self.dir).map_err(folder)?;
-        // A file that is just being written is waited for, within reason: one that never rests is read as it is.
-        let patience = Instant::now() + START_PATIENCE;
-        while self.sightings.look(&listing, Instant::now()).is_some() && Instant::now() < patience {
-            tokio::time::sleep(SETTLE).await;
-            listing = folder::list(&self.dir).map_err(|source| StartError::Folder { dir: self.dir.clone(), source })?;
-        }
-        let mut plugins = Vec::new();
-        let mut bad = Vec::new();
-        for found in &listing.found {
-            let loaded = match found.read() {
-                Ok(version) => self.load(version, None).await,
-                Err(reason) => {
-                    self.report_once(reason.clone());
-                    Err(self.refuse(&found.name, &found.file, reason))
-                }
-            };
-            match loaded {
-                Ok(plugin) => plugins.push(plugin),
-                Err(reason) => match self.load_last_good(&found.name, &found.file).await {
-                    Some(plugin) => plugins.push(plugin),
-                    None => bad.push(format!("{}: {reason}", self.dir.join(&found.file).display())),
-                },
-            }
-        }
-        let mut stood_in = HashSet::new();
-        for problem in &listing.problems {
-            let name = problem.name.as_deref().unwrap_or(&problem.file);
-            self.report_once(format!("{}: {}", problem.file, problem.reason));
-            self.refuse(name, &problem.file, problem.reason.clone());
-            if let Some(name) = &problem.name
-                && !stood_in.contains(name)
-                && let Some(plugin) = self.load_last_good(name, &problem.file).await
-            {
-                stood_in.insert(name.clone());
-                plugins.push(plugin);
-            } else if problem.name.as_ref().is_none_or(|name| !stood_in.contains(name)) {
-                bad.push(format!("{}: {}", self.dir.join(&problem.file).display(), problem.reason));
-            }
-        }
-        self.report_strays(&listing);
-        self.end_reports();
-        if !bad.is_empty() && on_load_error == OnLoadError::Refuse {
-            return Err(StartError::Bad(bad));
-        }
-        for bad in bad {
-            tracing::warn!(reason = bad, "a plugin is skipped, as `on_load_error` says: its policy is not in effect");
-        }
-        self.swap(plugins);
-        Ok(())
     }
 
     async fn run(mut self, mut ear: Ear, stop: CancellationToken) {
@@ -267,7 +221,7 @@ impl Loader {
                 () = stop.cancelled() => return,
                 _ = flush.tick() => {
                     let states = self.states.clone();
-                    let _ = tokio::task::spawn_blocking(move || states.flush()).await;
+                    let _ = tokio::task::spawn_blocking(move || states.flush_due()).await;
                 }
                 heard = ear.listen() => {
                     self.sightings.hear(heard);
@@ -307,6 +261,10 @@ impl Loader {
             }
         };
         let mut again = self.sightings.look(&listing, now);
+        if let Err(wait) = self.take_lock(&listing, now) {
+            self.end_reports();
+            return Some(sooner(again, wait));
+        }
         let before = Loaded::all_of(&self.current.load());
         let mut changed = false;
         let mut plugins: Vec<Loaded> = Vec::new();
@@ -364,8 +322,57 @@ impl Loader {
         again
     }
 
-    fn end_reports(&mut self) {
+    pub(super) fn end_reports(&mut self) {
         self.reported = std::mem::take(&mut self.still_wrong);
+    }
+
+    /// Reads the lock file as it is now.
+    ///
+    /// # Errors
+    /// It cannot be used, and nothing new is loaded: when to look again.
+    fn take_lock(&mut self, listing: &Listing, now: Instant) -> Result<(), Duration> {
+        let path = self.dir.join(LOCK);
+        let read = match &listing.lock {
+            Some(path) if !self.sightings.is_settled(path, now) => return Err(SETTLE),
+            Some(path) => Lock::read(path).map(Some),
+            None if self.lock.is_some() => {
+                // Gone for a moment is how many programs replace a file.
+                let since = *self.missing.entry(LOCK_GONE.to_owned()).or_insert(now);
+                if now - since < GONE {
+                    return Err(GONE.saturating_sub(now - since));
+                }
+                tracing::warn!(file = %path.display(), "the lock file is gone: any plugin is loaded from now on");
+                Ok(None)
+            }
+            None => Ok(None),
+        };
+        self.missing.remove(LOCK_GONE);
+        match read {
+            Ok(lock) => {
+                let absent: Vec<_> =
+                    lock.iter().flat_map(|lock| lock.absent(&listing.found)).map(str::to_owned).collect();
+                for file in absent {
+                    if self.report_once(format!("absent {file}")) {
+                        tracing::warn!(file, "the lock file lists a plugin that is not there");
+                    }
+                }
+                self.lock = lock;
+                Ok(())
+            }
+            Err(reason) => {
+                if self.report_once(reason.clone()) {
+                    tracing::error!(
+                        reason,
+                        "the lock file cannot be used: nothing new is loaded, the plugins in effect stay"
+                    );
+                }
+                Err(POLL)
+            }
+        }
+    }
+
+    pub(super) fn check_lock(&self, found: &Found, version: &Version) -> Result<(), String> {
+        self.lock.as_ref().map_or(Ok(()), |lock| lock.check(&self.dir, found, version))
     }
 
     /// What the files of one plugin mean now.
@@ -393,6 +400,14 @@ impl Loader {
         if self.sightings.has_just_emptied(found, now, GONE) {
             return Intent::Hold;
         }
+        let mut files: Vec<PathBuf> = found.paths().cloned().collect();
+        files.extend(self.lock.is_some().then(|| self.dir.join(LOCK)));
+        if let Some((read, when)) = self.unchanged.get(&found.name)
+            && *read == files
+            && self.sightings.rest_since(read, *when)
+        {
+            return Intent::Keep;
+        }
         let reading = found.clone();
         let version = match tokio::task::spawn_blocking(move || reading.read()).await {
             Ok(Ok(version)) => version,
@@ -403,7 +418,11 @@ impl Loader {
         if !self.sightings.still_hold(found) {
             return Intent::Hold;
         }
+        if let Err(reason) = self.check_lock(found, &version) {
+            return Intent::Refuse(reason);
+        }
         if live.is_some_and(|live| live.same(&version)) {
+            self.unchanged.insert(found.name.clone(), (files, now));
             if self.refused.remove(&found.name).is_some() {
                 tracing::info!(plugin = found.name, file = found.file, "the file is again the version in effect");
             }
@@ -415,7 +434,7 @@ impl Loader {
         Intent::Load(Box::new(version))
     }
 
-    async fn load(&mut self, version: Version, before: Option<&Plugin>) -> Result<Loaded, String> {
+    pub(super) async fn load(&mut self, version: Version, before: Option<&Plugin>) -> Result<Loaded, String> {
         let (name, file) = (version.name.clone(), version.file.clone());
         let started = Instant::now();
         match self.make(version.clone(), before).await {
@@ -443,7 +462,7 @@ impl Loader {
     }
 
     /// Makes of a version what its settings say.
-    async fn make(&self, version: Version, before: Option<&Plugin>) -> Result<Loaded, String> {
+    pub(super) async fn make(&self, version: Version, before: Option<&Plugin>) -> Result<Loaded, String> {
         if Settings::parse(version.settings.as_ref())?.mode == Mode::Off {
             return Ok(Loaded::Off(Arc::new(version)));
         }
@@ -452,30 +471,12 @@ impl Loader {
     }
 
     /// Reports a version that is not loaded; gives its reason back.
-    fn refuse(&self, plugin: &str, file: &str, reason: String) -> String {
+    pub(super) fn refuse(&self, plugin: &str, file: &str, reason: String) -> String {
         self.metrics.plugin_loads.get_or_create(&PluginLoad { plugin: plugin.to_owned(), outcome: "failed" }).inc();
         let serves = self.current.load().names().any(|name| name == plugin);
         let in_effect = if serves { "the version before" } else { "none of this name" };
         tracing::error!(plugin, file = %self.dir.join(file).display(), reason, in_effect, "plugin not loaded");
         reason
-    }
-
-    async fn load_last_good(&mut self, name: &str, file: &str) -> Option<Loaded> {
-        let last_good = self.last_good.clone()?;
-        let wanted = name.to_owned();
-        let mut version = tokio::task::spawn_blocking(move || last_good.get(&wanted)).await.ok()??;
-        // It takes the place of the bad file.
-        file.clone_into(&mut version.file);
-        match self.make(version, None).await {
-            Ok(loaded) => {
-                tracing::warn!(plugin = name, file, "the last good version serves in place of the file");
-                Some(loaded)
-            }
-            Err(reason) => {
-                tracing::error!(plugin = name, reason, "the last good version does not load either");
-                None
-            }
-        }
     }
 
     async fn keep(&self, version: Version) {
@@ -494,6 +495,7 @@ impl Loader {
     async fn forget(&mut self, name: &str) {
         tracing::info!(plugin = name, "plugin removed");
         self.missing.remove(name);
+        self.unchanged.remove(name);
         self.refused.remove(name);
         if let Some(last_good) = self.last_good.clone() {
             let name = name.to_owned();
@@ -502,7 +504,7 @@ impl Loader {
     }
 
     /// Puts a set into effect, in the order of the files.
-    fn swap(&mut self, mut loaded: Vec<Loaded>) {
+    pub(super) fn swap(&mut self, mut loaded: Vec<Loaded>) {
         loaded.sort_by(|one, other| one.version().file.cmp(&other.version().file));
         let generation = self.current.load().generation + 1;
         let mut set = PluginSet { generation, ..PluginSet::default() };
@@ -518,7 +520,7 @@ impl Loader {
         tracing::info!(generation, plugins = names, "plugins in effect");
     }
 
-    fn report_strays(&mut self, listing: &Listing) {
+    pub(super) fn report_strays(&mut self, listing: &Listing) {
         for stray in &listing.strays {
             if self.report_once(format!("stray {stray}")) {
                 tracing::warn!(file = %self.dir.join(stray).display(), "a file of the plugin folder belongs to no plugin: a configuration has the stem of its .wasm");
@@ -527,7 +529,7 @@ impl Loader {
     }
 
     /// Whether this was not told yet.
-    fn report_once(&mut self, text: String) -> bool {
+    pub(super) fn report_once(&mut self, text: String) -> bool {
         self.still_wrong.insert(text.clone());
         self.reported.insert(text)
     }

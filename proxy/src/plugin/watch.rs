@@ -16,6 +16,8 @@ use super::folder::{Fingerprint, Found, Listing};
 pub(super) const SETTLE: Duration = Duration::from_millis(100);
 /// A file that was written but never closed counts as whole when it has not changed for so long.
 const NEVER_CLOSED: Duration = Duration::from_secs(30);
+/// The coarsest clock of a file system (FAT's) ticks every 2 s.
+const COARSE: Duration = Duration::from_secs(3);
 /// Things heard that may wait while plugins are loaded.
 const QUEUE: usize = 4096;
 
@@ -136,7 +138,7 @@ impl Sightings {
     pub fn look(&mut self, listing: &Listing, now: Instant) -> Option<Duration> {
         let mut wait = None;
         let mut there = HashSet::new();
-        for path in listing.found.iter().flat_map(Found::paths) {
+        for path in listing.found.iter().flat_map(Found::paths).chain(&listing.lock) {
             let Some(fingerprint) = Fingerprint::of(path) else { continue };
             there.insert(path.clone());
             let seen = self.0.entry(path.clone()).or_insert(Seen { fingerprint, since: now, writing: false });
@@ -154,6 +156,17 @@ impl Sightings {
     /// Whether all files of a plugin are whole, as far as can be told.
     pub fn are_settled(&self, found: &Found, now: Instant) -> bool {
         found.paths().filter_map(|path| self.0.get(path)).all(|seen| seen.unsettled(now).is_none())
+    }
+
+    /// Whether a file is whole, as far as can be told.
+    pub fn is_settled(&self, path: &Path, now: Instant) -> bool {
+        self.0.get(path).is_none_or(|seen| seen.unsettled(now).is_none())
+    }
+
+    /// Whether none of these files has changed since some time before `when`. Where the clock of a file system ticks in
+    /// seconds, a change right after the last one leaves no trace; that long before, it does.
+    pub fn rest_since(&self, paths: &[PathBuf], when: Instant) -> bool {
+        paths.iter().all(|path| self.0.get(path).is_some_and(|seen| seen.since + COARSE < when))
     }
 
     /// Whether one of the files of a plugin has been empty for less than `time`.

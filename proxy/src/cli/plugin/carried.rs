@@ -13,6 +13,9 @@ pub(super) static WIT: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../wit");
 /// The layers, the templates, and the SDK for Rust.
 static SDK: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../plugins/sdk");
 
+/// The attribute of the SDK for Rust.
+static MACROS: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/../plugins/sdk-macros");
+
 /// The workspace whose words the SDK's own manifest inherits.
 pub(super) const WORKSPACE: &str = include_str!("../../../../plugins/Cargo.toml");
 /// The versions that the SDK is tested with.
@@ -20,14 +23,26 @@ pub(super) const LOCK: &str = include_str!("../../../../plugins/Cargo.lock");
 /// What builds plugins in Rust, in this repository and elsewhere.
 pub(super) const BUILD: &str = include_str!("../../../../plugins/build");
 
-/// The manifest of the SDK.
-pub(super) fn sdk_manifest() -> &'static str {
-    SDK.get_file("Cargo.toml").and_then(|file| file.contents_utf8()).expect("the SDK has a manifest")
+/// A crate of the SDK for Rust.
+pub(super) struct Crate {
+    /// The folder that the crates name each other by.
+    pub name: &'static str,
+    /// As it is in this repository's workspace.
+    pub manifest: &'static str,
+    /// Its folder `src`.
+    pub sources: &'static Dir<'static>,
 }
 
-/// The sources of the SDK for Rust.
-pub(super) fn sdk_sources() -> &'static Dir<'static> {
-    folder("src")
+/// The crates of the SDK for Rust.
+pub(super) fn crates() -> [Crate; 2] {
+    [("sdk", &SDK), ("sdk-macros", &MACROS)].map(|(name, dir)| {
+        let manifest = dir.get_file("Cargo.toml").and_then(|file| file.contents_utf8());
+        Crate {
+            name,
+            manifest: manifest.expect("a crate has a manifest"),
+            sources: dir.get_dir("src").expect("a crate has sources"),
+        }
+    })
 }
 
 /// What stands between the interface and a language.

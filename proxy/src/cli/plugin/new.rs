@@ -92,9 +92,11 @@ fn write(dir: &Path, names: &Names, language: Language) -> anyhow::Result<()> {
     }
     carried::write(&carried::WIT, &dir.join("wit"), &str::to_owned)?;
     if language == Language::Rust {
-        let sdk = dir.join("tidegate/sdk");
-        carried::write(carried::sdk_sources(), &sdk.join("src"), &str::to_owned)?;
-        fs::write(sdk.join("Cargo.toml"), alone(carried::sdk_manifest())?)?;
+        for one in carried::crates() {
+            let to = dir.join("tidegate").join(one.name);
+            carried::write(one.sources, &to.join("src"), &str::to_owned)?;
+            fs::write(to.join("Cargo.toml"), alone(one.manifest)?)?;
+        }
         fs::write(dir.join("Cargo.lock"), carried::LOCK)?;
     } else {
         carried::write(carried::layer(language), &dir.join("tidegate"), &str::to_owned)?;
@@ -142,8 +144,10 @@ mod tests {
 
     #[test]
     fn the_sdk_stands_alone() {
-        let manifest = alone(carried::sdk_manifest()).expect("it has all that it inherits");
-        assert!(!manifest.contains("workspace"), "{manifest}");
-        assert!(manifest.contains("edition"), "{manifest}");
+        for one in carried::crates() {
+            let manifest = alone(one.manifest).expect("it has all that it inherits");
+            assert!(!manifest.contains("workspace"), "{manifest}");
+            assert!(manifest.contains("edition"), "{manifest}");
+        }
     }
 }
