@@ -108,7 +108,8 @@ impl Plugins {
         program: PathBuf,
         metrics: &Arc<Metrics>,
     ) -> Result<Self, StartError> {
-        let mut loader = Loader::new(dir, states, None, program, metrics)?;
+        let engine = Engine::new(program, &Keeping::Nothing);
+        let mut loader = Loader::new(dir, states, None, engine, metrics)?;
         loader.start(OnLoadError::Refuse).await?;
         Ok(Self { current: loader.current, states: loader.states })
     }
