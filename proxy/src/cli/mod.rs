@@ -51,7 +51,7 @@ enum Verb {
     /// Look into the cache, verify it, take something out of it
     #[command(subcommand)]
     Cache(cache::Verb),
-    /// Check, test and measure plugins; see what they decide
+    /// Write, build, check, test and measure plugins; list those of the running proxy
     #[command(subcommand)]
     Plugin(plugin::Verb),
     /// Compile a plugin from standard input to standard output (the program calls itself so)
@@ -81,9 +81,8 @@ pub fn run() -> ExitCode {
             }
         };
     }
-    // What is done with a plugin by itself needs no proxy, and no configuration of one.
     if let Verb::Plugin(verb) = &args.verb {
-        return finish(verb.run());
+        return finish(verb.run(args.config.as_deref()));
     }
     if let Verb::Replay(asked) = &args.verb {
         return finish(replay::replay(asked));

@@ -88,11 +88,12 @@ async fn admin<B>(core: Arc<Core>, journal: &Journal, ready: Arc<AtomicBool>, re
                 Err(reason) => text(StatusCode::BAD_REQUEST, reason + "\n"),
             }
         }
+        "/plugins" => super::plugins::plugins(&core.plugins),
         "/decisions" => super::decisions::decisions(journal, &core.live().config.default_registry, &request),
         path if path == "/cache" || path.starts_with("/cache/") => super::cache::cache(&core, &request).await,
         _ => text(
             StatusCode::NOT_FOUND,
-            "the admin listener has /healthz, /readyz, /metrics, /explain?image=IMAGE, /decisions?image=IMAGE and /cache\n",
+            "the admin listener has /healthz, /readyz, /metrics, /explain?image=IMAGE, /plugins, /decisions?image=IMAGE and /cache\n",
         ),
     }
 }
