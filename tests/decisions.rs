@@ -221,3 +221,20 @@ fn the_live_view_lists_plugins_how_they_fare_and_what_is_not_loaded() {
     let mended = || serde_json::from_str::<Value>(&proxy.admin("/plugins").text()).unwrap()["refused"] == json!([]);
     eventually("nothing is refused any more", mended);
 }
+
+#[test]
+fn explain_tells_what_would_be_decided_as_a_line_of_the_record() {
+    let (site, _) = recorded("http://127.0.0.1:1");
+    let output = site.run(&["explain", "redis:7", "--json"]);
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&line["decision"], &line["policy"], &line["status"]),
+        (&"deny".into(), &"allowlist".into(), &403.into())
+    );
+    assert_eq!((&line["repository"], &line["reference"]), (&"library/redis".into(), &"7".into()), "{line}");
+    let output = site.run(&["explain", "nginx", "--json"]);
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&line["decision"], &line["cache"]), (&"allow".into(), &json!({ "state": "absent" })), "{line}");
+    assert_eq!(line["routes"], json!([{ "registry": "docker.io", "repository": "library/nginx" }]));
+    assert_eq!(line["decisions"][0]["ruling"], "allow", "{line}");
+}

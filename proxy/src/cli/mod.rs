@@ -43,6 +43,9 @@ enum Verb {
     Explain {
         /// Such as docker.io/library/alpine:3.20
         image: String,
+        /// As a line of the decision record
+        #[arg(long)]
+        json: bool,
     },
     /// Print what the running proxy decided last, and why
     Decisions(decisions::Decisions),
@@ -95,7 +98,7 @@ pub fn run() -> ExitCode {
     match &args.verb {
         Verb::Serve => finish(serve::serve(config.clone(), log::Log::start(&config.log))),
         Verb::Check => finish(check::check(&config, args.config.as_deref())),
-        Verb::Explain { image } => finish(explain::explain(config, image)),
+        Verb::Explain { image, json } => finish(explain::explain(config, image, *json)),
         Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
         Verb::Plugin(_) | Verb::Replay(_) | Verb::CompilePlugin => ExitCode::FAILURE,

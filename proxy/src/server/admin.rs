@@ -9,13 +9,14 @@ use hyper::{Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 
+use super::decisions::dry_line;
 use super::guard;
 use crate::body::Body;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Content, Method, Place, Pull, Reference, Registry, Repository, Tag};
 use crate::plugin::{Decided, Facts, Mode};
 use crate::pull::{self, Caller, Core};
-use crate::record::Journal;
+use crate::record::{Journal, Line};
 use crate::upstream::Via;
 
 /// What the policy decides for an image: the answer of `/explain`.
@@ -27,6 +28,8 @@ pub struct Explanation {
     pub decisions: Vec<Decision>,
     /// The upstreams that would be tried, in order; none where a plugin denies.
     pub upstreams: Option<Vec<Upstream>>,
+    /// The same as a line of the decision record, of a request that did not happen.
+    pub line: Line,
 }
 
 /// What one plugin decides.
@@ -118,7 +121,9 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
     );
     let (negotiated, via) = (Negotiated::ALL, Via::default());
     let caller = Caller { facts: Arc::new(facts), negotiated, range: None, query: String::new(), via };
+    let (asked, facts) = (pull.clone(), caller.facts.clone());
     let explained = pull::explain(core, &live, pull, caller).await;
+    let line = dry_line(&asked, &facts, &explained, core.plugins.current().generation());
     let mut decisions: Vec<Decision> = explained.decided.iter().map(in_words).collect();
     let later = [
         (explained.inspectors, "inspection", "asked when the manifest is here"),
@@ -139,7 +144,7 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
     let upstreams = explained
         .candidates
         .map(|candidates| candidates.iter().map(|(candidate, _)| upstream(&candidate.place)).collect());
-    Explanation { image, decisions, upstreams }
+    Explanation { image, decisions, upstreams, line }
 }
 
 /// What a plugin decided, for a person.
