@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tidegate_tests::content::sha256;
 use tidegate_tests::eventually;
 use tidegate_tests::fake::{Act, Reply};
 use tidegate_tests::guests::{self, Does};
@@ -179,4 +180,61 @@ fn attempts_that_failed_and_plugins_in_shadow_stand_in_the_line() {
         (&"shadow".into(), &"deny".into(), &"not today".into())
     );
     assert_eq!(line["decision"], "allow");
+}
+
+#[test]
+fn the_live_view_lists_plugins_how_they_fare_and_what_is_not_loaded() {
+    let (fake, image) = fake_with_app();
+    let (site, _) = recorded(&fake.url());
+    let site = site.with_fixed_ports();
+    site.install("20-trap.wasm", &guests::admission(Does::Traps));
+    site.install("20-trap.settings.toml", b"on_error = \"skip\"\nisolation = \"fresh\"\ngive_up_after = 2");
+    let proxy = site.start();
+    for _ in 0..3 {
+        assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    }
+    proxy.refusal("allowlist", |site| site.install("10-allowlist.toml", b"blokc = []"));
+    let answer = proxy.admin("/plugins");
+    assert_eq!(answer.status, 200);
+    let list: Value = serde_json::from_str(&answer.text()).unwrap();
+    let [first, trap] = list["plugins"].as_array().unwrap().as_slice() else { panic!("{list}") };
+    assert_eq!(
+        (&first["name"], &first["file"], &first["mode"]),
+        (&"allowlist".into(), &"10-allowlist.wasm".into(), &"enforce".into())
+    );
+    assert_eq!((&first["calls"], &first["failures"], &first["given_up"]), (&3.into(), &0.into(), &false.into()));
+    assert_eq!(first["digest"], sha256(&allowlist()));
+    assert!(first["mean_us"].as_f64().unwrap() > 0.0, "{first}");
+    assert_eq!((&trap["isolation"], &trap["failures"], &trap["given_up"]), (&"fresh".into(), &2.into(), &true.into()));
+    assert!(trap["last_error"]["reason"].as_str().unwrap().contains("unreachable"), "{trap}");
+    let refused = &list["refused"][0];
+    assert_eq!((&refused["plugin"], &refused["file"]), (&"allowlist".into(), &"10-allowlist.wasm".into()), "{list}");
+    assert!(refused["reason"].as_str().unwrap().contains("blokc"), "{list}");
+
+    let output = site.run_as_is(&["plugin", "ls"]);
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    for part in ["allowlist  10-allowlist.wasm  sha256:", "3 calls", "given up", "not loaded since", "blokc"] {
+        assert!(told.contains(part), "{part}: {told}");
+    }
+    proxy.reload(|site| site.install("10-allowlist.toml", b"block = [\"quay.io\"]"));
+    let mended = || serde_json::from_str::<Value>(&proxy.admin("/plugins").text()).unwrap()["refused"] == json!([]);
+    eventually("nothing is refused any more", mended);
+}
+
+#[test]
+fn explain_tells_what_would_be_decided_as_a_line_of_the_record() {
+    let (site, _) = recorded("http://127.0.0.1:1");
+    let output = site.run(&["explain", "redis:7", "--json"]);
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (&line["decision"], &line["policy"], &line["status"]),
+        (&"deny".into(), &"allowlist".into(), &403.into())
+    );
+    assert_eq!((&line["repository"], &line["reference"]), (&"library/redis".into(), &"7".into()), "{line}");
+    let output = site.run(&["explain", "nginx", "--json"]);
+    let line: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&line["decision"], &line["cache"]), (&"allow".into(), &json!({ "state": "absent" })), "{line}");
+    assert_eq!(line["routes"], json!([{ "registry": "docker.io", "repository": "library/nginx" }]));
+    assert_eq!(line["decisions"][0]["ruling"], "allow", "{line}");
 }

@@ -21,7 +21,7 @@ use crate::upstream::Upstreams;
 /// How long the running proxy may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) async fn explain(config: Arc<Config>, image: &str) -> anyhow::Result<ExitCode> {
+pub(super) async fn explain(config: Arc<Config>, image: &str, json: bool) -> anyhow::Result<ExitCode> {
     let pull = match server::parse_image(image, &config.default_registry) {
         Ok(pull) => pull,
         Err(reason) => {
@@ -47,7 +47,11 @@ pub(super) async fn explain(config: Arc<Config>, image: &str) -> anyhow::Result<
         let core = Arc::new(Core::new(Live { config, upstreams }, plugins, cache, metrics));
         (server::explain(&core, pull).await, "a fresh set of plugins, with empty state (no proxy answers)")
     };
-    print(&explanation, who);
+    if json {
+        println!("{}", serde_json::to_string(&explanation.line)?);
+    } else {
+        print(&explanation, who);
+    }
     Ok(ExitCode::SUCCESS)
 }
 

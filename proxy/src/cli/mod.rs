@@ -43,6 +43,9 @@ enum Verb {
     Explain {
         /// Such as docker.io/library/alpine:3.20
         image: String,
+        /// As a line of the decision record
+        #[arg(long)]
+        json: bool,
     },
     /// Print what the running proxy decided last, and why
     Decisions(decisions::Decisions),
@@ -51,7 +54,7 @@ enum Verb {
     /// Look into the cache, verify it, take something out of it
     #[command(subcommand)]
     Cache(cache::Verb),
-    /// Check, test and measure plugins; see what they decide
+    /// Write, build, check, test and measure plugins; list those of the running proxy
     #[command(subcommand)]
     Plugin(plugin::Verb),
     /// Compile a plugin from standard input to standard output (the program calls itself so)
@@ -81,9 +84,8 @@ pub fn run() -> ExitCode {
             }
         };
     }
-    // What is done with a plugin by itself needs no proxy, and no configuration of one.
     if let Verb::Plugin(verb) = &args.verb {
-        return finish(verb.run());
+        return finish(verb.run(args.config.as_deref()));
     }
     if let Verb::Replay(asked) = &args.verb {
         return finish(replay::replay(asked));
@@ -96,7 +98,7 @@ pub fn run() -> ExitCode {
     match &args.verb {
         Verb::Serve => finish(serve::serve(config.clone(), log::Log::start(&config.log))),
         Verb::Check => finish(check::check(&config, args.config.as_deref())),
-        Verb::Explain { image } => finish(explain::explain(config, image)),
+        Verb::Explain { image, json } => finish(explain::explain(config, image, *json)),
         Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
         Verb::Plugin(_) | Verb::Replay(_) | Verb::CompilePlugin => ExitCode::FAILURE,

@@ -30,6 +30,7 @@ mod settings;
 mod start;
 mod state;
 mod view;
+mod waiting;
 mod wasi;
 mod watch;
 
@@ -47,3 +48,4 @@ pub use ruling::{Rule, Step};
 pub use set::{Admission, PluginSet};
 pub use settings::Mode;
 pub use view::View;
+pub use waiting::Refused;

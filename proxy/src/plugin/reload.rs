@@ -20,6 +20,7 @@ use super::lock::{LOCK, Lock};
 use super::set::PluginSet;
 use super::settings::{Mode, Settings};
 use super::state::States;
+use super::waiting::{Refused, Waiting};
 use super::watch::{Ear, SETTLE, Sightings, watch};
 use crate::config::{OnLoadError, Plugins as Config};
 use crate::metrics::{Metrics, PluginLoad};
@@ -39,6 +40,7 @@ const FLUSH: Duration = Duration::from_secs(1);
 pub struct Plugins {
     current: Arc<ArcSwap<PluginSet>>,
     states: Arc<States>,
+    waiting: Arc<Waiting>,
 }
 
 /// A plugin that cannot be loaded at start, and of which no good version is kept.
@@ -63,7 +65,7 @@ pub enum StartError {
 impl Plugins {
     /// No plugins.
     pub fn none() -> Self {
-        Self { current: Arc::default(), states: Arc::new(States::new(None)) }
+        Self { current: Arc::default(), states: Arc::new(States::new(None)), waiting: Arc::default() }
     }
 
     /// Loads the plugins of the configuration's folder without watching it, and without keeping anything.
@@ -75,7 +77,7 @@ impl Plugins {
         let engine = Engine::new(program, &Keeping::ReadOnly(&config.state_dir));
         let mut loader = Loader::new(dir, States::new(None), None, engine, metrics)?;
         loader.start(OnLoadError::Refuse).await?;
-        Ok(Self { current: loader.current, states: loader.states })
+        Ok(Self { current: loader.current, states: loader.states, waiting: loader.waiting })
     }
 
     /// Loads the plugins and keeps them equal to the folder until `stop`; the task ends then.
@@ -96,7 +98,8 @@ impl Plugins {
         // Watched before it is read, so that no change is missed.
         let ear = watch(dir);
         loader.start(config.on_load_error).await?;
-        let plugins = Self { current: loader.current.clone(), states: loader.states.clone() };
+        let (current, states, waiting) = (loader.current.clone(), loader.states.clone(), loader.waiting.clone());
+        let plugins = Self { current, states, waiting };
         Ok((plugins, Some(loader.run(ear, stop))))
     }
 
@@ -111,12 +114,17 @@ impl Plugins {
         let engine = Engine::new(program, &Keeping::Nothing);
         let mut loader = Loader::new(dir, states, None, engine, metrics)?;
         loader.start(OnLoadError::Refuse).await?;
-        Ok(Self { current: loader.current, states: loader.states })
+        Ok(Self { current: loader.current, states: loader.states, waiting: loader.waiting })
     }
 
     /// The set in effect now. A request takes it once.
     pub fn current(&self) -> Arc<PluginSet> {
         self.current.load_full()
+    }
+
+    /// Files of the folder that are not loaded.
+    pub fn refused(&self) -> Vec<Refused> {
+        self.waiting.all()
     }
 
     /// Writes the plugins' state. Blocks.
@@ -141,6 +149,7 @@ pub(super) struct Loader {
     missing: HashMap<String, Instant>,
     /// Versions that were refused, so that they are reported once.
     refused: HashMap<String, Version>,
+    waiting: Arc<Waiting>,
     reported: HashSet<String>,
     /// What is wrong as of this look; what is wrong no more is forgotten, and told again if it comes back.
     still_wrong: HashSet<String>,
@@ -207,6 +216,7 @@ impl Loader {
             unchanged: HashMap::new(),
             missing: HashMap::new(),
             refused: HashMap::new(),
+            waiting: Arc::default(),
             reported: HashSet::new(),
             still_wrong: HashSet::new(),
         })
@@ -316,6 +326,10 @@ impl Loader {
                 tracing::info!(plugin = name, file = version.file, "the file that was not loaded is gone");
             }
             there
+        });
+        let (loading, told) = (&self.refused, &self.reported);
+        self.waiting.keep(|Refused { plugin, file, reason, .. }| {
+            loading.contains_key(plugin) || told.contains(reason) || told.contains(&format!("{file}: {reason}"))
         });
         if changed {
             self.swap(plugins);
@@ -474,6 +488,7 @@ impl Loader {
     /// Reports a version that is not loaded; gives its reason back.
     pub(super) fn refuse(&self, plugin: &str, file: &str, reason: String) -> String {
         self.metrics.plugin_loads.get_or_create(&PluginLoad { plugin: plugin.to_owned(), outcome: "failed" }).inc();
+        self.waiting.add(plugin, file, &reason);
         let serves = self.current.load().names().any(|name| name == plugin);
         let in_effect = if serves { "the version before" } else { "none of this name" };
         tracing::error!(plugin, file = %self.dir.join(file).display(), reason, in_effect, "plugin not loaded");

@@ -9,13 +9,14 @@ use hyper::{Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
 use url::form_urlencoded;
 
+use super::decisions::dry_line;
 use super::guard;
 use crate::body::Body;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Content, Method, Place, Pull, Reference, Registry, Repository, Tag};
 use crate::plugin::{Decided, Facts, Mode};
 use crate::pull::{self, Caller, Core};
-use crate::record::Journal;
+use crate::record::{Journal, Line};
 use crate::upstream::Via;
 
 /// What the policy decides for an image: the answer of `/explain`.
@@ -27,6 +28,8 @@ pub struct Explanation {
     pub decisions: Vec<Decision>,
     /// The upstreams that would be tried, in order; none where a plugin denies.
     pub upstreams: Option<Vec<Upstream>>,
+    /// The same as a line of the decision record, of a request that did not happen.
+    pub line: Line,
 }
 
 /// What one plugin decides.
@@ -88,11 +91,12 @@ async fn admin<B>(core: Arc<Core>, journal: &Journal, ready: Arc<AtomicBool>, re
                 Err(reason) => text(StatusCode::BAD_REQUEST, reason + "\n"),
             }
         }
+        "/plugins" => super::plugins::plugins(&core.plugins),
         "/decisions" => super::decisions::decisions(journal, &core.live().config.default_registry, &request),
         path if path == "/cache" || path.starts_with("/cache/") => super::cache::cache(&core, &request).await,
         _ => text(
             StatusCode::NOT_FOUND,
-            "the admin listener has /healthz, /readyz, /metrics, /explain?image=IMAGE, /decisions?image=IMAGE and /cache\n",
+            "the admin listener has /healthz, /readyz, /metrics, /explain?image=IMAGE, /plugins, /decisions?image=IMAGE and /cache\n",
         ),
     }
 }
@@ -117,7 +121,9 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
     );
     let (negotiated, via) = (Negotiated::ALL, Via::default());
     let caller = Caller { facts: Arc::new(facts), negotiated, range: None, query: String::new(), via };
+    let (asked, facts) = (pull.clone(), caller.facts.clone());
     let explained = pull::explain(core, &live, pull, caller).await;
+    let dry = dry_line(&asked, &facts, &explained, core.plugins.current().generation());
     let mut decisions: Vec<Decision> = explained.decided.iter().map(in_words).collect();
     let later = [
         (explained.inspectors, "inspection", "asked when the manifest is here"),
@@ -138,7 +144,7 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
     let upstreams = explained
         .candidates
         .map(|candidates| candidates.iter().map(|(candidate, _)| upstream(&candidate.place)).collect());
-    Explanation { image, decisions, upstreams }
+    Explanation { image, decisions, upstreams, line: dry }
 }
 
 /// What a plugin decided, for a person.

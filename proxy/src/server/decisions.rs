@@ -16,7 +16,7 @@ use crate::body::Body;
 use crate::cache::Target;
 use crate::oci::{Content, Failure, Place, Pull, Reference, Registry};
 use crate::plugin::{Cached, Decided, Facts, Identity, Mode, Tried};
-use crate::pull::Source;
+use crate::pull::{Explained, Source};
 use crate::record::{self, Copy, Journal, Line, Route};
 
 /// Lines of one answer, where nothing else is said.
@@ -24,6 +24,23 @@ const LIMIT: usize = 100;
 
 /// The line about a request that is over.
 pub(super) fn line(record: &Record, began: SystemTime, pull: &Pull, facts: &Facts) -> Line {
+    Line {
+        decision: record.decision.map(str::to_owned),
+        policy: record.policy.clone(),
+        source: record.source.map(Source::as_str).map(str::to_owned),
+        status: record.status,
+        digest: record.digest.map(|digest| digest.to_string()),
+        sent_bytes: record.sent(),
+        elapsed_ms: record.elapsed_ms(),
+        warnings: record.warnings.clone(),
+        reason: record.reason.clone(),
+        broken: record.broken().map(str::to_owned),
+        ..asked(pull, facts, began)
+    }
+}
+
+/// What a line has of the question, and of what was decided about it.
+fn asked(pull: &Pull, facts: &Facts, began: SystemTime) -> Line {
     let seen = facts.seen();
     let decided = facts.decided();
     let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -32,7 +49,7 @@ pub(super) fn line(record: &Record, began: SystemTime, pull: &Pull, facts: &Fact
     }
     Line {
         time: humantime::format_rfc3339_millis(began).to_string(),
-        request: record.id.clone(),
+        request: facts.id.clone(),
         client: facts.client,
         identity: facts.identity.as_ref().map(|Identity { subject, issuer, groups }| record::Identity {
             subject: subject.clone(),
@@ -53,19 +70,43 @@ pub(super) fn line(record: &Record, began: SystemTime, pull: &Pull, facts: &Fact
         cache: seen.cached.map(copy),
         generation: seen.generation,
         inspected: seen.inspected.map(|digest| digest.to_string()),
-        decision: record.decision.map(str::to_owned),
-        policy: record.policy.clone(),
+        decision: None,
+        policy: None,
         routes: routes(pull, &decided),
         decisions: decided.iter().map(in_record).collect(),
         upstreams: facts.attempts().into_iter().map(tried).collect(),
-        source: record.source.map(Source::as_str).map(str::to_owned),
-        status: record.status,
-        digest: record.digest.map(|digest| digest.to_string()),
-        sent_bytes: record.sent(),
-        elapsed_ms: record.elapsed_ms(),
-        warnings: record.warnings.clone(),
-        reason: record.reason.clone(),
-        broken: record.broken().map(str::to_owned),
+        source: None,
+        status: 0,
+        digest: None,
+        sent_bytes: 0,
+        elapsed_ms: 0,
+        warnings: Vec::new(),
+        reason: None,
+        broken: None,
+    }
+}
+
+/// The line about a request that did not happen: what would have been decided.
+pub(super) fn dry_line(pull: &Pull, facts: &Facts, explained: &Explained, generation: u64) -> Line {
+    let denied = explained.denied.as_ref();
+    let restricts = |decided: &&Decided| decided.ruling == "cached-only" && decided.mode == Mode::Enforce;
+    let restricted = explained.decided.iter().find(restricts).map(|decided| decided.plugin.to_string());
+    let (decision, policy) = match (denied, restricted) {
+        (Some(denial), _) => ("deny", Some(denial.plugin.clone())),
+        (None, Some(plugin)) => ("cached-only", Some(plugin)),
+        (None, None) => ("allow", None),
+    };
+    let candidates = explained.candidates.as_ref();
+    Line {
+        cache: Some(copy(explained.cached)),
+        generation,
+        decision: Some(decision.to_owned()),
+        policy,
+        routes: candidates.map(|candidates| candidates.iter().map(|(candidate, _)| route(&candidate.place)).collect()),
+        warnings: facts.take_warnings(),
+        status: denied.map_or(0, |denial| denial.status),
+        reason: denied.map(ToString::to_string),
+        ..asked(pull, facts, SystemTime::now())
     }
 }
 

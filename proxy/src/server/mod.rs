@@ -8,6 +8,7 @@ mod error;
 mod guard;
 mod handle;
 mod patience;
+mod plugins;
 mod sending;
 mod table;
 mod tls;
@@ -31,6 +32,7 @@ use tokio_util::task::TaskTracker;
 pub use admin::{Decision, Explanation, Upstream, explain, parse_image};
 pub use cache::{GUARD, parse_target};
 pub use guard::report_panics;
+pub use plugins::{Failed, InEffect, NotLoaded, PluginList};
 
 use crate::config::Tls;
 use crate::metrics::Listener;

@@ -7,16 +7,18 @@ mod cases;
 mod check;
 mod content;
 mod language;
+mod ls;
 mod module;
 mod new;
 mod test;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Subcommand;
 
 use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
+use crate::config::Config;
 use crate::plugin::{Alone, Files};
 use language::Language;
 
@@ -43,6 +45,12 @@ pub(super) enum Verb {
     Test(test::Test),
     /// Measure what one call of each hook costs, with warm instances and with a fresh one for each call
     Bench(Alike),
+    /// List the plugins of the running proxy, how they fare, and the files that are not loaded
+    Ls {
+        /// As JSON, as `/plugins` on the admin listener answers
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// A plugin by itself.
@@ -57,9 +65,14 @@ pub(super) struct Alike {
 }
 
 impl Verb {
-    /// Does what needs no configuration of a proxy.
-    pub async fn run(&self) -> anyhow::Result<ExitCode> {
+    /// Does it. `config`: the file that was named.
+    pub async fn run(&self, config: Option<&Path>) -> anyhow::Result<ExitCode> {
         match self {
+            // Who asks a proxy must know where it listens; all else needs no configuration of one.
+            Self::Ls { json } => match Config::open(config) {
+                Ok(config) => ls::ls(&config, *json).await,
+                Err(err) => Ok(super::refuse(&err)),
+            },
             Self::New { path, lang } => new::new(path, *lang),
             Self::Build { dir } => build::build(dir),
             Self::Check(given) => Ok(check::check(given).await),
