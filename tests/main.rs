@@ -1,6 +1,7 @@
 //! What Tidegate must show, seen from outside: one file a theme.
 
 mod architecture;
+mod bad_guests;
 mod cache;
 mod cli;
 mod clients_faults;
