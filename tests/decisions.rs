@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tidegate_tests::eventually;
+use tidegate_tests::fake::{Act, Reply};
+use tidegate_tests::guests::{self, Does};
 use tidegate_tests::plugins::allowlist;
 use tidegate_tests::proxy::Proxy;
 use tidegate_tests::site::Site;
@@ -59,7 +61,18 @@ fn each_request_leaves_a_line_with_what_was_decided() {
     ] {
         assert_eq!(first[key], *value, "{key}: {first}");
     }
-    assert_eq!(first["status"], 200);
+    assert_eq!((&first["status"], &first["generation"]), (&200.into(), &1.into()));
+    let decided = &first["decisions"][0];
+    for (key, value) in [("plugin", "allowlist"), ("hook", "admission"), ("mode", "enforce"), ("ruling", "allow")] {
+        assert_eq!(decided[key], value, "{decided}");
+    }
+    let place = json!([{ "registry": "docker.io", "repository": "library/app" }]);
+    assert_eq!((&first["routes"], &first["cache"]), (&place, &json!({ "state": "absent" })));
+    let tried = &first["upstreams"][0];
+    assert_eq!((&tried["registry"], &tried["outcome"]), (&"docker.io".into(), &"ok".into()), "{first}");
+    assert_eq!((&second["cache"]["state"], &second["cache"]["digest"]), (&"fresh".into(), &image.digest().into()));
+    assert_eq!((second["upstreams"].is_null(), denied["routes"].is_null()), (true, true), "{second} {denied}");
+    assert_eq!(denied["decisions"][0]["ruling"], "deny", "{denied}");
     assert_eq!(first["source"], "upstream", "{first}");
     assert_eq!(second["source"], "cache", "{second}");
     assert_eq!(
@@ -143,4 +156,27 @@ fn the_verb_decisions_prints_what_the_running_proxy_decided() {
     let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines[0]["repository"], "library/app", "the latest stands last: {told}");
     assert_eq!(lines.len(), 2);
+}
+
+#[test]
+fn attempts_that_failed_and_plugins_in_shadow_stand_in_the_line() {
+    let (fake, image) = fake_with_app();
+    let (site, file) = recorded(&fake.url());
+    site.install("20-shade.wasm", &guests::admission(Does::Denies("not today")));
+    site.install("20-shade.settings.toml", b"mode = \"shadow\"");
+    fake.next(APP, Act::Reply(Reply::status(503)));
+    let proxy = site.start();
+    assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    eventually("a line is written", || lines(&file).len() == 1);
+    let line = &lines(&file)[0];
+    let outcomes: Vec<&Value> = line["upstreams"].as_array().unwrap().iter().map(|tried| &tried["outcome"]).collect();
+    assert_eq!(outcomes, ["status", "ok"], "{line}");
+    assert_eq!(line["upstreams"][0]["status"], 503, "{line}");
+    let shade = line["decisions"].as_array().unwrap().iter().find(|decided| decided["plugin"] == "shade");
+    let shade = shade.unwrap_or_else(|| panic!("no shadow: {line}"));
+    assert_eq!(
+        (&shade["mode"], &shade["ruling"], &shade["detail"]),
+        (&"shadow".into(), &"deny".into(), &"not today".into())
+    );
+    assert_eq!(line["decision"], "allow");
 }

@@ -1,6 +1,7 @@
 //! What Tidegate must show, seen from outside: one file a theme.
 
 mod architecture;
+mod authoring;
 mod bad_guests;
 mod cache;
 mod cli;
@@ -9,6 +10,7 @@ mod coalescing;
 mod config_input;
 mod configuration;
 mod connections;
+mod cooldown;
 mod decisions;
 mod disk;
 mod endurance;
@@ -23,14 +25,19 @@ mod killed_upstream;
 mod operated;
 mod plugin_verbs;
 mod plugins;
+mod policies;
 mod policy;
 mod pulls;
+mod quota;
 mod ranges;
 mod registries;
 mod reload;
+mod replay;
 mod rot;
 mod serving;
+mod signatures;
 mod streaming;
+mod tag_guard;
 mod tags;
 mod tokens;
 mod traces;

@@ -11,6 +11,21 @@ const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
 const LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
 
+/// The media type of an index.
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// An index of images, each for a platform such as `linux/amd64`.
+pub fn index(images: &[(&Image, &str)]) -> Vec<u8> {
+    let entry = |(image, platform): &(&Image, &str)| {
+        let (os, architecture) = platform.split_once('/').expect("OS/ARCHITECTURE");
+        let mut entry = descriptor(MANIFEST, &image.manifest);
+        entry["platform"] = json!({ "os": os, "architecture": architecture });
+        entry
+    };
+    let manifests: Vec<Value> = images.iter().map(entry).collect();
+    json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": manifests }).to_string().into_bytes()
+}
+
 /// An image of one platform, in memory.
 #[derive(Clone, Debug)]
 pub struct Image {

@@ -1,16 +1,20 @@
 //! The harness: the real program, real registries and real clients, and a registry that can misbehave.
 //!
 //! Nothing here knows the program's library: it is driven as an operator drives it, through files, processes and
-//! sockets. In reading order: bytes (`content`, `image`), processes (`lines`, `process`), the program (`program`,
-//! `site`, `proxy`, `plugins`, `guests`), upstreams (`registry`, `fake`), a `collector` of traces, clients (`http`,
-//! `http2`, `clients`), what is tried from a data file (`corpus`), and what is done to the proxy for long (`rounds`).
+//! sockets. In reading order: bytes (`content`, `image`, `cosign`), processes (`lines`, `process`), the program
+//! (`program`, `site`, `clock`, `proxy`, `plugins`, `authored`, `guests`), upstreams (`registry`, `fake`), a `collector` of
+//! traces, clients (`http`, `http2`, `clients`), what is tried from a data file (`corpus`), and what is done to the proxy for
+//! long (`rounds`).
 
+pub mod authored;
 pub mod authority;
 pub mod certificate;
 pub mod clients;
+pub mod clock;
 pub mod collector;
 pub mod content;
 pub mod corpus;
+pub mod cosign;
 pub mod disk;
 pub mod dns;
 pub mod fake;

@@ -17,6 +17,26 @@ pub fn failover() -> Vec<u8> {
     built("failover")
 }
 
+/// `cooldown.wasm`.
+pub fn cooldown() -> Vec<u8> {
+    built("cooldown")
+}
+
+/// `tag-guard.wasm`.
+pub fn tag_guard() -> Vec<u8> {
+    built("tag-guard")
+}
+
+/// `quota.wasm`.
+pub fn quota() -> Vec<u8> {
+    built("quota")
+}
+
+/// `require-signature.wasm`.
+pub fn require_signature() -> Vec<u8> {
+    built("require-signature")
+}
+
 /// `teller.wasm`, which tells what the host tells it.
 pub fn teller() -> Vec<u8> {
     built("teller")
@@ -32,7 +52,8 @@ fn built(name: &str) -> Vec<u8> {
     let folder = workspace().join("plugins");
     BUILT.get_or_init(|| {
         let mut build = Command::new(folder.join("build"));
-        build.args(["allowlist", "failover", "../tests/guests/teller", "../tests/guests/puppet"]).current_dir(&folder);
+        let own = ["allowlist", "failover", "cooldown", "tag-guard", "quota", "require-signature"];
+        build.args(own).args(["../tests/guests/teller", "../tests/guests/puppet"]).current_dir(&folder);
         let output = run_within(BUILD, &mut build);
         assert!(output.status.success(), "plugins/build:\n{}", String::from_utf8_lossy(&output.stderr));
     });

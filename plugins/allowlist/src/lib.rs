@@ -3,21 +3,20 @@
 mod rules;
 
 use rules::Rules;
-use tidegate_sdk::{Admission, Config, Denial, Lifecycle, Request, Verdict, log};
+use tidegate_sdk::{Config, Denial, Request, Verdict, log};
 
 struct Allowlist;
 
 static RULES: Config<Rules> = Config::new("block = [\"docker.io/library/redis\"]", Rules::parse);
 
-impl Lifecycle for Allowlist {
+#[tidegate_sdk::plugin]
+impl Allowlist {
     fn check() -> Result<(), String> {
         let rules = RULES.get()?;
         log::info(&rules.to_string());
         Ok(())
     }
-}
 
-impl Admission for Allowlist {
     fn admit(request: &Request) -> Verdict {
         match RULES.get() {
             Ok(rules) => rules.admit(request),
@@ -26,5 +25,3 @@ impl Admission for Allowlist {
         }
     }
 }
-
-tidegate_sdk::export!(Allowlist: lifecycle, admission);

@@ -4,22 +4,21 @@ mod failures;
 mod mirrors;
 mod upstreams;
 
-use tidegate_sdk::{Attempt, Candidate, Config, Denial, Fallback, Lifecycle, Request, Routes, Routing, Step, log};
+use tidegate_sdk::{Attempt, Candidate, Config, Denial, Request, Routes, Step, log};
 use upstreams::Upstreams;
 
 struct Failover;
 
 static UPSTREAMS: Config<Upstreams> = Config::new(upstreams::EXAMPLE, Upstreams::parse);
 
-impl Lifecycle for Failover {
+#[tidegate_sdk::plugin]
+impl Failover {
     fn check() -> Result<(), String> {
         let upstreams = UPSTREAMS.get()?;
         log::info(&upstreams.to_string());
         Ok(())
     }
-}
 
-impl Routing for Failover {
     fn route(request: &Request, candidates: &[Candidate]) -> Routes {
         match UPSTREAMS.get() {
             Ok(upstreams) => mirrors::route(upstreams, request, candidates),
@@ -27,9 +26,7 @@ impl Routing for Failover {
             Err(reason) => Denial { status: 503, ..Denial::new(format!("no route for {request}: {reason}")) }.into(),
         }
     }
-}
 
-impl Fallback for Failover {
     fn on_failure(request: &Request, attempts: &[Attempt], _remaining: &[Candidate]) -> Step {
         match UPSTREAMS.get() {
             Ok(upstreams) => failures::next_step(upstreams, request, attempts),
@@ -37,5 +34,3 @@ impl Fallback for Failover {
         }
     }
 }
-
-tidegate_sdk::export!(Failover: lifecycle, routing, fallback);

@@ -1,8 +1,5 @@
 //! What an upstream still allows, and what is done when that runs low: routes, cached copies, and what follows a 429.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
-
 use tidegate_sdk::{
     Attempt, Cached, CachedTag, Candidate, Failure, Pair, Request, Routes, Rule, Step, call, log, metrics, state,
 };
@@ -90,24 +87,12 @@ fn is_low(upstream: &Upstream) -> bool {
     }
     let number = |what: &str| call::attribute(&format!("ratelimit.{registry}.{what}"))?.parse::<u64>().ok();
     let Some(remaining) = number("remaining") else { return false };
-    show(registry, remaining);
+    #[allow(clippy::cast_precision_loss, reason = "pulls are far fewer than 2^52")]
+    metrics::set("remaining", &[pair("registry", registry)], remaining as f64);
     match upstream.low {
         Low::Pulls(pulls) => remaining <= pulls,
         Low::Share(percent) => number("limit").is_some_and(|limit| remaining * 100 <= limit * percent),
     }
-}
-
-/// Sets the gauge, where it is another one than this instance set last.
-fn show(registry: &str, remaining: u64) {
-    thread_local! {
-        static SHOWN: RefCell<HashMap<String, u64>> = RefCell::default();
-    }
-    if SHOWN.with_borrow(|shown| shown.get(registry) == Some(&remaining)) {
-        return;
-    }
-    SHOWN.with_borrow_mut(|shown| shown.insert(registry.to_owned(), remaining));
-    #[allow(clippy::cast_precision_loss, reason = "pulls are far fewer than 2^52")]
-    metrics::set("remaining", &[pair("registry", registry)], remaining as f64);
 }
 
 fn exhausted_key(registry: &str) -> String {

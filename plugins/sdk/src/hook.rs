@@ -1,5 +1,6 @@
 //! The hooks as traits, and what stands between them and the component: the panic hook.
 
+use std::fmt::Display;
 use std::marker::PhantomData;
 use std::sync::Once;
 
@@ -47,6 +48,51 @@ pub trait Freshness {
     ///
     /// `cached`: the copy that the cache holds.
     fn judge(request: &Request, cached: Option<&CachedTag>) -> Rule;
+}
+
+/// What a method of a plugin may give for the answer `T` of its hook: the answer itself, or a result. An error fails
+/// the call, which means a denial or nothing as the operator has set it, and its text is the reason in the log.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no answer of this hook",
+    label = "must be `{T}`, or a `Result` of it with an error that can be printed"
+)]
+pub trait Answer<T> {
+    /// The answer; does not return where there is none.
+    fn answer(self) -> T;
+}
+
+impl<T, E: Display> Answer<T> for Result<T, E> {
+    fn answer(self) -> T {
+        self.unwrap_or_else(|error| fail(&error))
+    }
+}
+
+/// Of `check`: an error refuses the configuration.
+impl<E: Display> Answer<Result<(), String>> for Result<(), E> {
+    fn answer(self) -> Result<(), String> {
+        self.map_err(|error| error.to_string())
+    }
+}
+
+macro_rules! answers {
+    ($($answer:ty),+) => {
+        $(impl Answer<$answer> for $answer {
+            fn answer(self) -> $answer {
+                self
+            }
+        })+
+    };
+}
+
+answers!(Verdict, Routes, Step, Finding, Rule);
+
+/// Ends the call, with the reason in the log.
+fn fail(error: &dyn Display) -> ! {
+    if cfg!(target_arch = "wasm32") {
+        log::error(&error.to_string());
+        std::process::abort()
+    }
+    panic!("{error}")
 }
 
 /// What the component exports for the plugin `T`.
@@ -100,5 +146,25 @@ impl<T: Freshness> freshness::exports::tidegate::policy::freshness::Guest for Ho
     fn judge(request: Request, cached: Option<CachedTag>) -> Rule {
         begin();
         T::judge(&request, cached.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Answer;
+    use crate::Verdict;
+
+    #[test]
+    fn an_answer_may_be_a_result() {
+        assert_eq!(Answer::<Verdict>::answer(Verdict::CachedOnly), Verdict::CachedOnly);
+        assert_eq!(Ok::<_, String>(Verdict::Allow).answer(), Verdict::Allow);
+        let refused: Result<(), String> = Err::<(), _>("no number".parse::<u8>().expect_err("it is none")).answer();
+        assert_eq!(refused, Err("invalid digit found in string".to_owned()));
+    }
+
+    #[test]
+    #[should_panic(expected = "the list cannot be read")]
+    fn an_error_fails_the_call() {
+        let _: Verdict = Err::<Verdict, _>("the list cannot be read").answer();
     }
 }

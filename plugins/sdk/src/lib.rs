@@ -1,12 +1,12 @@
-//! What a Tidegate plugin is built on. An author writes a type, the hooks that it wants, and one line that exports
-//! them:
+//! What a Tidegate plugin is built on. An author writes a type, and of the hooks the methods that it wants:
 //!
 //! ```
-//! use tidegate_sdk::{Admission, Request, Verdict};
+//! use tidegate_sdk::{Request, Verdict};
 //!
 //! struct NoLatest;
 //!
-//! impl Admission for NoLatest {
+//! #[tidegate_sdk::plugin]
+//! impl NoLatest {
 //!     fn admit(request: &Request) -> Verdict {
 //!         match request.tag() {
 //!             Some("latest") => Verdict::deny(format!("{request} is denied: name a version")),
@@ -14,8 +14,6 @@
 //!         }
 //!     }
 //! }
-//!
-//! tidegate_sdk::export!(NoLatest: admission);
 //! # fn main() {}
 //! ```
 //!
@@ -58,10 +56,45 @@ pub use hook::{Admission, Fallback, Freshness, Inspection, Lifecycle, Routing};
 pub use host::{call, clock, image, metrics, registry, state};
 pub use pattern::Pattern;
 
+/// Makes the methods of a type the hooks of the plugin: `check`, `admit`, `route`, `on_failure`, `inspect`, `judge`,
+/// with the parameters of the traits in [`hook`]. Other functions go into another `impl`.
+///
+/// A method gives the answer of its hook, or a `Result` of it: an error fails the call, and its text is the reason in
+/// the proxy's log.
+///
+/// ```
+/// use tidegate_sdk::{Request, Verdict, state};
+///
+/// struct Limit;
+///
+/// #[tidegate_sdk::plugin]
+/// impl Limit {
+///     fn admit(request: &Request) -> Result<Verdict, String> {
+///         let pulls = state::add(&request.repository, 1, Some(3600)).map_err(|error| format!("no count: {error:?}"))?;
+///         Ok(if pulls > 1000 { Verdict::deny(format!("{request}: enough for an hour")) } else { Verdict::Allow })
+///     }
+/// }
+/// # fn main() {}
+/// ```
+///
+/// A name that is no hook is an error where it stands:
+///
+/// ```compile_fail
+/// # use tidegate_sdk::{Request, Verdict};
+/// # struct NoLatest;
+/// #[tidegate_sdk::plugin]
+/// impl NoLatest {
+///     fn admitt(request: &Request) -> Verdict {
+///         Verdict::Allow
+///     }
+/// }
+/// # fn main() {}
+/// ```
+pub use tidegate_sdk_macros::plugin;
 #[doc(hidden)]
 pub use wit_bindgen;
 
-/// Exports the hooks of a type: `export!(Allowlist: lifecycle, admission)`. The component offers the hooks that are
+/// Exports the hooks of a type that has them as traits: `export!(Allowlist: lifecycle, admission)`. The component offers the hooks that are
 /// named here and no other: `lifecycle`, `admission`, `routing`, `fallback`, `inspection`, `freshness`.
 #[macro_export]
 macro_rules! export {
@@ -101,8 +134,8 @@ macro_rules! __export_hook {
             #[allow(unsafe_code, clippy::all, clippy::pedantic)]
             mod exported {
                 use super::*;
-                type Plugin = $crate::hook::Hook<$plugin>;
-        $crate::bindings::$hook::$export!(Plugin with_types_in $crate::bindings::$hook);
+                type TidegatePlugin = $crate::hook::Hook<$plugin>;
+        $crate::bindings::$hook::$export!(TidegatePlugin with_types_in $crate::bindings::$hook);
             }
         };
     };

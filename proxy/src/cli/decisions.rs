@@ -82,6 +82,8 @@ pub(super) fn print_decisions(line: &Line) {
     for decided in &line.decisions {
         let mode = if decided.mode == "enforce" { String::new() } else { format!(" ({})", decided.mode) };
         let detail = decided.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
+        let places: Vec<String> = decided.candidates.iter().flatten().map(ToString::to_string).collect();
+        let detail = if places.is_empty() { detail } else { format!(" {}", places.join(", then ")) };
         println!("    {:width$}  {:10}  {}{mode}{detail}", decided.plugin, decided.hook, decided.ruling);
     }
 }

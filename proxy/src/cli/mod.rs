@@ -7,6 +7,8 @@ mod decisions;
 mod explain;
 mod log;
 mod plugin;
+mod recorded;
+mod replay;
 mod ruled;
 mod serve;
 
@@ -44,6 +46,8 @@ enum Verb {
     },
     /// Print what the running proxy decided last, and why
     Decisions(decisions::Decisions),
+    /// Print what other plugins would have decided about recorded requests: exit code 0, 1 where something changes, or 2
+    Replay(replay::Replay),
     /// Look into the cache, verify it, take something out of it
     #[command(subcommand)]
     Cache(cache::Verb),
@@ -81,6 +85,9 @@ pub fn run() -> ExitCode {
     if let Verb::Plugin(verb) = &args.verb {
         return finish(verb.run());
     }
+    if let Verb::Replay(asked) = &args.verb {
+        return finish(replay::replay(asked));
+    }
     let config = match Config::open(args.config.as_deref()) {
         Ok(config) => Arc::new(config),
         Err(err) => return refuse(&err),
@@ -92,7 +99,7 @@ pub fn run() -> ExitCode {
         Verb::Explain { image } => finish(explain::explain(config, image)),
         Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
-        Verb::Plugin(_) | Verb::CompilePlugin => ExitCode::FAILURE,
+        Verb::Plugin(_) | Verb::Replay(_) | Verb::CompilePlugin => ExitCode::FAILURE,
     }
 }
 

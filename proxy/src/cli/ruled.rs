@@ -84,12 +84,12 @@ async fn decide(set: &PluginSet, question: &Question, asked: &Asked, ruled: &mut
 }
 
 async fn judge(set: &PluginSet, question: &Question, ruled: &mut Ruled) -> Result<(), Denial> {
-    let cached = match question.lookups.cached().await {
+    let cached = async || match question.lookups.cached().await {
         Cached::Absent => None,
         Cached::Fresh { digest, age } => Some((digest, age.unwrap_or_default())),
         Cached::Stale { digest, age } => Some((digest, age)),
     };
-    let rule = set.judge(question, || std::future::ready(cached)).await;
+    let rule = set.judge(question, cached).await;
     ruled.rule = Some(match &rule {
         Rule::Pass => "pass".to_owned(),
         Rule::Serve => "serve".to_owned(),

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::compile;
 use super::engine::{Engine, Keeping};
@@ -36,7 +35,7 @@ pub struct Alone {
     pub about: About,
     plugin: Arc<Plugin>,
     state: Arc<State>,
-    time: Arc<AtomicU64>,
+    clock: Clock,
 }
 
 /// What is known of a plugin without asking it to decide.
@@ -82,8 +81,8 @@ impl Alone {
         let kind = component.component_type();
         let imports = kind.imports(component.engine()).map(|(name, _)| name.to_owned()).collect();
         let exports: Vec<String> = kind.exports(component.engine()).map(|(name, _)| name.to_owned()).collect();
-        let time = Arc::new(AtomicU64::new(Clock::System.now_ms()));
-        let states = States::new(None).with_clock(Clock::At(time.clone()));
+        let clock = Clock::standing();
+        let states = States::new(None).with_clock(clock.clone());
         let plugin = Plugin::assemble(version, component, &engine, &states, &Arc::new(Metrics::default()))?;
         let started = Instant::now();
         let accepts = match plugin.check().await {
@@ -99,7 +98,7 @@ impl Alone {
         let (interface, hooks) = interface(&exports);
         let state = states.of(&name);
         let about = About { name, hooks, interface, imports, size, compiling, first_start, start, accepts };
-        Ok(Self { about, plugin: Arc::new(plugin), state, time })
+        Ok(Self { about, plugin: Arc::new(plugin), state, clock })
     }
 
     /// A set of this plugin only.
@@ -109,13 +108,7 @@ impl Alone {
 
     /// Sets the time that it is for the plugin; none: that of the system, as it is now.
     pub fn set_time(&self, time: Option<SystemTime>) {
-        let ms = time.map_or_else(
-            || Clock::System.now_ms(),
-            |time| {
-                time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
-            },
-        );
-        self.time.store(ms, Ordering::Relaxed);
+        self.clock.set(time.unwrap_or_else(SystemTime::now));
     }
 
     /// Empties the plugin's state.

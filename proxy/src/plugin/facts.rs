@@ -1,5 +1,6 @@
 //! What a plugin may know of the call in progress, and what is kept of it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -8,9 +9,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use super::image::Image;
-use super::lookups::Lookups;
+use super::lookups::{Cached, Lookups};
 use super::settings::Mode;
-use crate::oci::{Place, Pull};
+use crate::oci::{Digest, Failure, Place, Pull};
 
 /// Warnings that one answer carries at the most.
 const WARNINGS_MAX: usize = 8;
@@ -18,6 +19,9 @@ const WARNINGS_MAX: usize = 8;
 const WARNING_MAX: usize = 512;
 /// Decisions, and attempts at upstreams, of one request that are kept.
 const KEPT_MAX: usize = 256;
+
+/// Longest name of a fact that is kept. Units: bytes.
+const ATTRIBUTE_MAX: usize = 512;
 
 /// Who asks, and with what.
 #[derive(Debug)]
@@ -34,6 +38,10 @@ pub struct Facts {
     pub accept: Vec<String>,
     /// Request headers that the operator lets through, names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Whether the decision record is written: what replaying the request takes is found out then, also where no plugin
+    /// asks for it.
+    pub recorded: bool,
+    seen: Mutex<Seen>,
     warnings: Mutex<Vec<String>>,
     decision: OnceLock<Decision>,
     decided: Mutex<Vec<Decided>>,
@@ -107,12 +115,38 @@ pub struct Tried {
     pub place: Place,
     /// `ok`, or the kind of its failure.
     pub outcome: &'static str,
-    /// What was wrong, in words.
-    pub reason: Option<String>,
+    /// What was wrong.
+    pub failure: Option<Failure>,
+    /// What the registry asked for.
+    pub retry_after: Option<Duration>,
+    /// What a registry that failed told of its limits: header and value.
+    pub rate_limit: Vec<(String, String)>,
     /// To its headers, or to its failure.
     pub took: Duration,
     /// What a failed attempt brought of a body. Units: bytes.
     pub bytes: u64,
+}
+
+/// What the decision record wants to know beside what was decided and tried.
+#[derive(Clone, Default, Debug)]
+pub struct Seen {
+    /// Which set of plugins decided.
+    pub generation: u64,
+    /// What the cache held when it was first looked into; none: nobody looked.
+    pub cached: Option<Cached>,
+    /// What plugins asked about registries, by the names that `call.attribute` has for it.
+    pub attributes: BTreeMap<String, String>,
+    /// The manifest that was inspected.
+    pub inspected: Option<Digest>,
+}
+
+impl Seen {
+    /// Keeps what a plugin asked about a registry. Empty: there is no such fact.
+    pub(super) fn note_attribute(&mut self, name: &str, told: Option<&str>) {
+        if name.len() <= ATTRIBUTE_MAX && self.attributes.len() < KEPT_MAX {
+            self.attributes.insert(name.to_owned(), told.unwrap_or_default().to_owned());
+        }
+    }
 }
 
 /// Shadow decisions under way.
@@ -149,6 +183,8 @@ impl Facts {
             user_agent,
             accept,
             headers,
+            recorded: false,
+            seen: Mutex::default(),
             warnings: Mutex::default(),
             decision: OnceLock::new(),
             decided: Mutex::default(),
@@ -179,6 +215,16 @@ impl Facts {
     /// The texts that the client is to print.
     pub fn take_warnings(&self) -> Vec<String> {
         std::mem::take(&mut *lock(&self.warnings))
+    }
+
+    /// Takes note of something for the decision record.
+    pub fn see(&self, note: impl FnOnce(&mut Seen)) {
+        note(&mut lock(&self.seen));
+    }
+
+    /// What was noted for the decision record.
+    pub fn seen(&self) -> Seen {
+        lock(&self.seen).clone()
     }
 
     /// Keeps what a plugin decided.

@@ -219,8 +219,8 @@ fn is_temporary(name: &str) -> bool {
     name.starts_with('.') || name.starts_with('#') || ENDINGS.iter().any(|ending| name.ends_with(ending))
 }
 
-/// `10-allowlist` is `allowlist`.
-pub(super) fn plugin_name(stem: &str) -> Option<&str> {
+/// The name of the plugin in `STEM.wasm`: `10-allowlist` is `allowlist`. None where a plugin cannot be called so.
+pub fn plugin_name(stem: &str) -> Option<&str> {
     let name = match stem.split_once('-') {
         Some((number, name)) if !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => stem,

@@ -1,12 +1,15 @@
 //! What there is to look up where no proxy is: what a case, a record or nothing at all says.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
 use super::lookups::{Cached, Looking, Lookups, Missing};
-use crate::oci::manifest::Descriptor;
+use crate::oci::manifest::{Descriptor, MANIFEST_MAX};
 use crate::oci::{Digest, RateLimit, Reference, Registry};
 
 /// The window of a rate limit that does not say how long it is.
@@ -17,6 +20,8 @@ const WINDOW: Duration = Duration::from_hours(1);
 pub struct Given {
     /// What the cache holds.
     pub cached: Cached,
+    /// Whether `cached` is known: what is not known is a gap.
+    pub knows_cache: bool,
     /// When it is; none: now.
     pub now: Option<SystemTime>,
     /// Manifests of the repository, by tag and by digest.
@@ -31,6 +36,12 @@ pub struct Given {
     pub rate_limits: HashMap<Registry, (RateLimit, Duration)>,
     /// Registries that keep failing.
     pub ailing: HashSet<Registry>,
+    /// Names of facts about registries that are known, be it that there is none.
+    pub known: HashSet<String>,
+    /// An OCI image layout that has more manifests and blobs.
+    pub layout: Option<PathBuf>,
+    /// Set when something is asked for that is not known; none: what is not known is not there.
+    pub gap: Option<Arc<AtomicBool>>,
 }
 
 impl Given {
@@ -40,6 +51,11 @@ impl Given {
     /// What there is no such fact as.
     pub fn tell(&mut self, attributes: &BTreeMap<String, String>) -> Result<(), String> {
         for (name, value) in attributes {
+            self.known.insert(name.clone());
+            // It was asked for, and nobody knew.
+            if value.is_empty() {
+                continue;
+            }
             self.tell_one(name, value).ok_or_else(|| {
                 format!(
                     "`{name} = {value}` is no fact; there are ratelimit.REGISTRY.remaining, .limit, .window-secs and \
@@ -48,6 +64,26 @@ impl Given {
             })?;
         }
         Ok(())
+    }
+
+    /// What the layout has under a digest, where that is right.
+    pub fn from_layout(&self, digest: Digest) -> Option<Bytes> {
+        let named = digest.to_string();
+        let (algorithm, hex) = named.split_once(':')?;
+        let path = self.layout.as_ref()?.join("blobs").join(algorithm).join(hex);
+        let about = std::fs::metadata(&path).ok().filter(std::fs::Metadata::is_file)?;
+        if about.len() > MANIFEST_MAX as u64 {
+            return None;
+        }
+        let bytes = std::fs::read(path).ok()?;
+        (algorithm != "sha256" || Digest::sha256_of(&bytes) == digest).then(|| bytes.into())
+    }
+
+    /// Takes note that something was asked for which is not known.
+    fn miss(&self) {
+        if let Some(gap) = &self.gap {
+            gap.store(true, Ordering::Relaxed);
+        }
     }
 
     fn tell_one(&mut self, name: &str, value: &str) -> Option<()> {
@@ -76,24 +112,38 @@ impl Given {
 
 impl Lookups for Given {
     fn cached(&self) -> Looking<'_, Cached> {
+        if !self.knows_cache {
+            self.miss();
+        }
         Box::pin(std::future::ready(self.cached))
     }
 
     fn manifest(&self, reference: Reference) -> Looking<'_, Result<Bytes, Missing>> {
-        let name = match reference {
-            Reference::Tag(tag) => tag.to_string(),
-            Reference::Digest(digest) => digest.to_string(),
+        let (name, more) = match reference {
+            Reference::Tag(tag) => (tag.to_string(), None),
+            Reference::Digest(digest) => (digest.to_string(), self.from_layout(digest)),
         };
-        Box::pin(std::future::ready(self.manifests.get(&name).cloned().ok_or(Missing::NotFound)))
+        let found = self.manifests.get(&name).cloned().or(more);
+        if found.is_none() {
+            self.miss();
+        }
+        Box::pin(std::future::ready(found.ok_or(Missing::NotFound)))
     }
 
     fn referrers(&self, digest: Digest) -> Looking<'_, Result<Vec<Descriptor>, Missing>> {
+        if !self.referrers.contains_key(&digest) {
+            self.miss();
+        }
         // A registry answers for a digest without referrers too.
         Box::pin(std::future::ready(Ok(self.referrers.get(&digest).cloned().unwrap_or_default())))
     }
 
     fn blob(&self, digest: Digest, max: usize) -> Looking<'_, Result<Bytes, Missing>> {
-        let found = self.blobs.get(&digest).cloned().ok_or(Missing::NotFound);
+        let found = self.blobs.get(&digest).cloned().or_else(|| self.from_layout(digest));
+        if found.is_none() {
+            self.miss();
+        }
+        let found = found.ok_or(Missing::NotFound);
         Box::pin(std::future::ready(
             found.and_then(|blob| if blob.len() > max { Err(Missing::TooLarge) } else { Ok(blob) }),
         ))
@@ -104,10 +154,16 @@ impl Lookups for Given {
     }
 
     fn rate_limit(&self, registry: &Registry) -> Option<(RateLimit, Duration)> {
+        if !self.known.iter().any(|name| name.starts_with(&format!("ratelimit.{registry}."))) {
+            self.miss();
+        }
         self.rate_limits.get(registry).copied()
     }
 
     fn is_ailing(&self, registry: &Registry) -> bool {
+        if !self.known.contains(&format!("registry.{registry}.ailing")) {
+            self.miss();
+        }
         self.ailing.contains(registry)
     }
 

@@ -11,7 +11,7 @@ use super::bindings::{call, clock, config, image, log, metrics as wit_metrics, r
 use super::convert::printable;
 use super::facts::Question;
 use super::looking::Budget;
-use super::lookups::Cached;
+use super::lookups::{Cached, Lookups};
 use super::meter::Meter;
 use super::settings::Mode;
 use super::state::{Refused, State};
@@ -222,21 +222,11 @@ impl call::Host for Guest {
                 Cached::Stale { age, .. } => Some(age.as_secs().to_string()),
             },
             name => {
-                let (kind, rest) = name.split_once('.')?;
-                // A registry's name has dots itself.
-                let (registry, what) = rest.rsplit_once('.')?;
-                let registry = Registry::parse(registry)?;
-                if (kind, what) == ("registry", "ailing") {
-                    return Some(question.lookups.is_ailing(&registry).to_string());
+                let told = attribute_of_a_registry(&*question.lookups, name);
+                if question.facts.recorded && (name.starts_with("ratelimit.") || name.starts_with("registry.")) {
+                    question.facts.see(|seen| seen.note_attribute(name, told.as_deref()));
                 }
-                let (limit, age) = question.lookups.rate_limit(&registry).filter(|_| kind == "ratelimit")?;
-                match what {
-                    "remaining" => Some(limit.remaining.to_string()),
-                    "limit" => limit.limit.map(|limit| limit.to_string()),
-                    "window-secs" => Some(limit.window.as_secs().to_string()),
-                    "age-secs" => Some(age.as_secs().to_string()),
-                    _ => None,
-                }
+                told
             }
         }
     }
@@ -257,6 +247,25 @@ impl call::Host for Guest {
         if let Some(question) = self.question.as_ref().filter(|_| self.shared.mode == Mode::Enforce) {
             question.facts.warn(&message);
         }
+    }
+}
+
+/// What a fact about a registry is, by its name.
+fn attribute_of_a_registry(lookups: &dyn Lookups, name: &str) -> Option<String> {
+    let (kind, rest) = name.split_once('.')?;
+    // A registry's name has dots itself.
+    let (registry, what) = rest.rsplit_once('.')?;
+    let registry = Registry::parse(registry)?;
+    if (kind, what) == ("registry", "ailing") {
+        return Some(lookups.is_ailing(&registry).to_string());
+    }
+    let (limit, age) = lookups.rate_limit(&registry).filter(|_| kind == "ratelimit")?;
+    match what {
+        "remaining" => Some(limit.remaining.to_string()),
+        "limit" => limit.limit.map(|limit| limit.to_string()),
+        "window-secs" => Some(limit.window.as_secs().to_string()),
+        "age-secs" => Some(age.as_secs().to_string()),
+        _ => None,
     }
 }
 

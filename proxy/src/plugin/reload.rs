@@ -100,6 +100,20 @@ impl Plugins {
         Ok((plugins, Some(loader.run(ear, stop))))
     }
 
+    /// Loads the plugins of a folder to replay what others decided: they know the time that they are told, and what a
+    /// folder of states says that they remember. Nothing is written.
+    pub(super) async fn replay(
+        dir: &Path,
+        states: States,
+        program: PathBuf,
+        metrics: &Arc<Metrics>,
+    ) -> Result<Self, StartError> {
+        let engine = Engine::new(program, &Keeping::Nothing);
+        let mut loader = Loader::new(dir, states, None, engine, metrics)?;
+        loader.start(OnLoadError::Refuse).await?;
+        Ok(Self { current: loader.current, states: loader.states })
+    }
+
     /// The set in effect now. A request takes it once.
     pub fn current(&self) -> Arc<PluginSet> {
         self.current.load_full()

@@ -53,6 +53,19 @@ pub(super) enum Clock {
 }
 
 impl Clock {
+    /// A clock that stands still until it is set.
+    pub fn standing() -> Self {
+        Self::At(Arc::new(AtomicU64::new(now_ms())))
+    }
+
+    /// Sets a clock that stands still; the system's goes its own way.
+    pub fn set(&self, time: SystemTime) {
+        if let Self::At(ms) = self {
+            let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+            ms.store(u64::try_from(since.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
+    }
+
     /// Units: milliseconds since the epoch.
     pub fn now_ms(&self) -> u64 {
         match self {

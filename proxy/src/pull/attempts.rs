@@ -130,7 +130,15 @@ impl<'a> Attempts<'a> {
         if tried.result.is_ok() {
             let place = tried.candidate.place.clone();
             let took = tried.started.elapsed();
-            self.routed.question().facts.tried(plugin::Tried { place, outcome: "ok", reason: None, took, bytes: 0 });
+            self.routed.question().facts.tried(plugin::Tried {
+                place,
+                outcome: "ok",
+                failure: None,
+                retry_after: None,
+                rate_limit: Vec::new(),
+                took,
+                bytes: 0,
+            });
         }
         tried
     }
@@ -291,7 +299,9 @@ impl<'a> Attempts<'a> {
         self.routed.question().facts.tried(plugin::Tried {
             place: candidate.place.clone(),
             outcome: failure.kind(),
-            reason: Some(failure.to_string()),
+            failure: Some(failure.clone()),
+            retry_after,
+            rate_limit: rate_limit.clone(),
             took: duration,
             bytes,
         });

@@ -322,6 +322,7 @@ impl Routed {
             return Ok(());
         }
         let Manifest { digest, media_type, bytes } = &found.manifest;
+        self.caller().facts.see(|seen| seen.inspected = Some(*digest));
         let image = Image::parse(*digest, media_type, bytes.clone())
             .map_err(|err| self.error(Cause::Corrupt(format!("it cannot be inspected: {err}"))))?;
         if !image.contents.manifests.is_empty() {

@@ -200,6 +200,7 @@ pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller)
     let facts = caller.facts.clone();
     let routing = Routing::new(core, live, pull, caller, false);
     let pull = routing.pull.clone();
+    facts.see(|seen| seen.generation = routing.set.generation());
     let denied = |denial| Error::new(&pull, Cause::Denied(denial));
     let admitted = Admitted::ask(&routing.set, &routing.question(Way::Routed)).await.map_err(denied)?;
     facts.decide(match admitted.cached_only() {
@@ -207,6 +208,9 @@ pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller)
         None => Decision::Allow,
     });
     let candidates = routing.candidates().await.map_err(denied)?;
+    if facts.recorded && facts.seen().cached.is_none() {
+        routing.question(Way::Cached).lookups.cached().await;
+    }
     let routed = Arc::new(Routed::new(routing, admitted, candidates)?);
     match &pull.content {
         Content::Manifest(reference) => {

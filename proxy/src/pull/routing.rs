@@ -190,7 +190,13 @@ impl Lookups for Sight {
     fn cached(&self) -> Looking<'_, Cached> {
         Box::pin(async move {
             match self.candidates().await {
-                Ok(candidates) => self.routing.peek(&candidates).await,
+                Ok(candidates) => {
+                    let cached = self.routing.peek(&candidates).await;
+                    if self.way != Way::Named {
+                        self.routing.caller.facts.see(|seen| _ = seen.cached.get_or_insert(cached));
+                    }
+                    cached
+                }
                 Err(_) => Cached::Absent,
             }
         })

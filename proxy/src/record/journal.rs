@@ -68,6 +68,11 @@ impl Journal {
         self.keep > 0 || self.queue.is_some()
     }
 
+    /// Whether lines are written, rather than only remembered for a while.
+    pub fn writes(&self) -> bool {
+        self.queue.is_some()
+    }
+
     /// Takes a line; waits for nothing.
     pub fn note(&self, line: Line) {
         let line = Arc::new(line);

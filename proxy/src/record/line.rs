@@ -1,6 +1,7 @@
 //! One line of the record. `proxy/CONFIGURATION.md` tells its fields to who reads it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -45,7 +46,7 @@ pub struct Line {
     /// What plugins asked `call.attribute` for, and got.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub attributes: BTreeMap<String, String>,
-    /// What the cache held when the request came; none: nothing.
+    /// What the cache held when the request came; none: nobody looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cache: Option<Copy>,
     /// Which set of plugins decided: counts up at each change.
@@ -59,6 +60,9 @@ pub struct Line {
     /// Each call of a plugin, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub decisions: Vec<Decided>,
+    /// The manifest that inspection plugins were asked about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inspected: Option<String>,
     /// Where it might come from, in order, as routing left it; none: routing was not done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub routes: Option<Vec<Route>>,
@@ -103,10 +107,11 @@ pub struct Identity {
 /// What the cache held.
 #[derive(Serialize, Deserialize, Clone, PartialEq, Debug)]
 pub struct Copy {
-    /// `fresh` or `stale`.
+    /// `absent`, `fresh` or `stale`.
     pub state: String,
     /// Which manifest or blob.
-    pub digest: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
     /// Since its registry was asked, where that matters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age_secs: Option<u64>,
@@ -123,9 +128,15 @@ pub struct Decided {
     pub mode: String,
     /// The answer in a word: `allow`, `deny`, `to`, `pass`, ...
     pub ruling: String,
-    /// What belongs to the word: the text of a denial, the candidates, a digest.
+    /// What belongs to the word: the text of a denial, a digest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
+    /// Where routing leads, in order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidates: Option<Vec<Route>>,
+    /// Why the call gave no answer of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failed: Option<String>,
     /// How long it took. Units: microseconds.
     pub us: u64,
 }
@@ -137,12 +148,12 @@ pub struct Route {
     pub registry: String,
     /// As the registry itself calls it.
     pub repository: String,
-    /// How long its headers are waited for; none: as long as the host waits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub timeout_ms: Option<u64>,
-    /// After which time the next one is asked beside it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hedge_after_ms: Option<u64>,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.registry, self.repository)
+    }
 }
 
 /// An attempt at an upstream.
@@ -157,6 +168,15 @@ pub struct Tried {
     /// What it answered, where that was the failure.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// What was wrong, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What the registry asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_after_secs: Option<u64>,
+    /// What a registry that failed told of its limits, by header.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub rate_limit: BTreeMap<String, String>,
     /// To the headers, or to the failure.
     pub ms: u64,
     /// What it brought of the body. Units: bytes.

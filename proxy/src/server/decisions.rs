@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
+use tokio::runtime::Handle;
 use url::form_urlencoded;
 
 use super::admin::text;
@@ -13,16 +14,18 @@ use super::cache::parse_target;
 use super::watched::Record;
 use crate::body::Body;
 use crate::cache::Target;
-use crate::oci::{Content, Pull, Reference, Registry};
-use crate::plugin::Facts;
+use crate::oci::{Content, Failure, Place, Pull, Reference, Registry};
+use crate::plugin::{Cached, Decided, Facts, Identity, Mode, Tried};
 use crate::pull::Source;
-use crate::record::{Journal, Line};
+use crate::record::{self, Copy, Journal, Line, Route};
 
 /// Lines of one answer, where nothing else is said.
 const LIMIT: usize = 100;
 
 /// The line about a request that is over.
 pub(super) fn line(record: &Record, began: SystemTime, pull: &Pull, facts: &Facts) -> Line {
+    let seen = facts.seen();
+    let decided = facts.decided();
     let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in &facts.headers {
         headers.entry(name.clone()).or_default().push(value.clone());
@@ -31,7 +34,11 @@ pub(super) fn line(record: &Record, began: SystemTime, pull: &Pull, facts: &Fact
         time: humantime::format_rfc3339_millis(began).to_string(),
         request: record.id.clone(),
         client: facts.client,
-        identity: None,
+        identity: facts.identity.as_ref().map(|Identity { subject, issuer, groups }| record::Identity {
+            subject: subject.clone(),
+            issuer: issuer.clone(),
+            groups: groups.clone(),
+        }),
         user_agent: facts.user_agent.clone(),
         method: pull.method.as_str().to_owned(),
         addressing: pull.addressing.as_str().to_owned(),
@@ -42,14 +49,15 @@ pub(super) fn line(record: &Record, began: SystemTime, pull: &Pull, facts: &Fact
         reference: reference(&pull.content),
         accept: facts.accept.clone(),
         headers,
-        attributes: BTreeMap::new(),
-        cache: None,
-        generation: 0,
+        attributes: seen.attributes,
+        cache: seen.cached.map(copy),
+        generation: seen.generation,
+        inspected: seen.inspected.map(|digest| digest.to_string()),
         decision: record.decision.map(str::to_owned),
         policy: record.policy.clone(),
-        decisions: Vec::new(),
-        routes: None,
-        upstreams: Vec::new(),
+        routes: routes(pull, &decided),
+        decisions: decided.iter().map(in_record).collect(),
+        upstreams: facts.attempts().into_iter().map(tried).collect(),
         source: record.source.map(Source::as_str).map(str::to_owned),
         status: record.status,
         digest: record.digest.map(|digest| digest.to_string()),
@@ -58,6 +66,82 @@ pub(super) fn line(record: &Record, began: SystemTime, pull: &Pull, facts: &Fact
         warnings: record.warnings.clone(),
         reason: record.reason.clone(),
         broken: record.broken().map(str::to_owned),
+    }
+}
+
+/// Hands a line to the journal, once the plugins in shadow mode have decided too.
+pub(super) fn note(journal: &Arc<Journal>, mut line: Line, facts: &Arc<Facts>) {
+    match Handle::try_current() {
+        Ok(runtime) if facts.has_shadows() => {
+            let (journal, facts) = (journal.clone(), facts.clone());
+            // It ends with the last of their deadlines.
+            runtime.spawn(async move {
+                facts.shadows_done().await;
+                line.decisions = facts.decided().iter().map(in_record).collect();
+                journal.note(line);
+            });
+        }
+        _ => journal.note(line),
+    }
+}
+
+fn copy(cached: Cached) -> Copy {
+    let (state, digest, age) = match cached {
+        Cached::Absent => ("absent", None, None),
+        Cached::Fresh { digest, age } => ("fresh", Some(digest), age),
+        Cached::Stale { digest, age } => ("stale", Some(digest), Some(age)),
+    };
+    Copy {
+        state: state.to_owned(),
+        digest: digest.map(|digest| digest.to_string()),
+        age_secs: age.map(|age| age.as_secs()),
+    }
+}
+
+/// Where the pull might come from, once all routing plugins have had their say; none where one denied, or none was
+/// asked since the pull was denied before.
+fn routes(pull: &Pull, decided: &[Decided]) -> Option<Vec<Route>> {
+    let live = || decided.iter().filter(|decided| decided.mode == Mode::Enforce);
+    if live().any(|decided| matches!(decided.hook, "admission" | "routing") && decided.ruling == "deny") {
+        return None;
+    }
+    let last = live().filter_map(|decided| decided.candidates.as_ref()).next_back();
+    Some(last.map_or_else(|| vec![route(&pull.place)], |places| places.iter().map(route).collect()))
+}
+
+fn route(place: &Place) -> Route {
+    Route { registry: place.registry.to_string(), repository: place.repository.to_string() }
+}
+
+/// What a plugin decided, as the record has it.
+pub(super) fn in_record(decided: &Decided) -> record::Decided {
+    record::Decided {
+        plugin: decided.plugin.to_string(),
+        hook: decided.hook.to_owned(),
+        mode: decided.mode.as_str().to_owned(),
+        ruling: decided.ruling.to_owned(),
+        detail: decided.detail.clone(),
+        candidates: decided.candidates.as_ref().map(|places| places.iter().map(route).collect()),
+        failed: decided.failed.clone(),
+        us: u64::try_from(decided.took.as_micros()).unwrap_or(u64::MAX),
+    }
+}
+
+fn tried(tried: Tried) -> record::Tried {
+    let status = match &tried.failure {
+        Some(Failure::Status(status)) => Some(*status),
+        _ => None,
+    };
+    record::Tried {
+        registry: tried.place.registry.to_string(),
+        repository: tried.place.repository.to_string(),
+        outcome: tried.outcome.to_owned(),
+        status,
+        reason: tried.failure.map(|failure| failure.to_string()),
+        retry_after_secs: tried.retry_after.map(|after| after.as_secs()),
+        rate_limit: tried.rate_limit.into_iter().collect(),
+        ms: u64::try_from(tried.took.as_millis()).unwrap_or(u64::MAX),
+        bytes: tried.bytes,
     }
 }
 

@@ -132,7 +132,7 @@ async fn answer<B: Body>(
     // A loop ends here, before it takes anything: the mirror that asks is told, and its client by that one.
     let via = Via::parse(headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok()))
         .map_err(|found| Told::new(508, Code::Unsupported, found.to_string()))?;
-    let caller = Caller { via, ..caller(live, &record.id, client, headers, &pull, query) };
+    let caller = Caller { via, ..caller(live, record, client, headers, &pull, query) };
     let facts = caller.facts.clone();
     record.facts = Some(facts.clone());
     let result = pull::run(core, live, pull, caller).await;
@@ -174,7 +174,7 @@ fn base() -> Response<Sent> {
     response
 }
 
-fn caller(live: &Live, id: &str, client: IpAddr, headers: &HeaderMap, pull: &Pull, query: String) -> Caller {
+fn caller(live: &Live, record: &Record, client: IpAddr, headers: &HeaderMap, pull: &Pull, query: String) -> Caller {
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let accept: Vec<String> = headers
         .get_all(ACCEPT)
@@ -191,7 +191,8 @@ fn caller(live: &Live, id: &str, client: IpAddr, headers: &HeaderMap, pull: &Pul
     let shown = allowed.iter().flat_map(|name| {
         headers.get_all(name.as_str()).iter().filter_map(move |value| Some((name.clone(), text(value)?)))
     });
-    let facts = Facts::new(id.to_owned(), client, user_agent, accept, shown.collect());
+    let mut facts = Facts::new(record.id.clone(), client, user_agent, accept, shown.collect());
+    facts.recorded = record.is_written();
     // A range that holds for another content than this is none (RFC 9110, section 13.1.5).
     let stands = match (&pull.content, headers.get(IF_RANGE)) {
         (_, None) => true,

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::decisions::line;
+use super::decisions::{line, note};
 use crate::body::{Body, Short};
 use crate::config::Log;
 use crate::metrics::{Answered, Metrics, Request as RequestLabels};
@@ -105,6 +105,11 @@ impl Record {
         if self.span.is_on() && !self.log {
             (self.method, self.path) = (request.0.to_string(), request.1.to_owned());
         }
+    }
+
+    /// Whether its line goes into the decision record.
+    pub fn is_written(&self) -> bool {
+        self.journal.writes()
     }
 
     /// Bytes of the body that went out.
@@ -204,7 +209,7 @@ impl Drop for Record {
         if let (Some(pull), Some(facts)) = (&self.pull, &self.facts)
             && self.journal.is_on()
         {
-            self.journal.note(line(self, self.began, pull, facts));
+            note(&self.journal, line(self, self.began, pull, facts), facts);
         }
         if !self.log && !self.span.is_on() {
             return;

@@ -16,7 +16,7 @@ pub use auth::{Tokens, basic};
 use crate::content::{Content, sha256};
 use crate::gate::Gate;
 use crate::http::Fields;
-use crate::image::Image;
+use crate::image::{self, Image};
 use crate::{HANG, own_address};
 
 /// Serves until it is dropped.
@@ -112,6 +112,20 @@ impl Fake {
             self.put(&path, image.media_type(), image.manifest.clone().into());
         }
         path(tag)
+    }
+
+    /// Puts an index under a name, with its images. Gives its digest.
+    pub fn put_index(&self, images: &[(&Image, &str)], name: &str) -> String {
+        let (repository, tag) = name.split_once(':').expect("a name with a tag");
+        for (image, _) in images {
+            self.put_image(image, name);
+        }
+        let index = image::index(images);
+        let digest = sha256(&index);
+        for reference in [tag, &digest] {
+            self.put(&format!("/v2/{repository}/manifests/{reference}"), image::INDEX, index.clone().into());
+        }
+        digest
     }
 
     /// Puts anything at any path.

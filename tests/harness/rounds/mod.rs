@@ -1,6 +1,7 @@
 //! What is done to the proxy again and again, and what is lost by it: nothing. The suite runs each in a short form,
 //! `make faults` in its long one.
 
+mod changes;
 mod crowd;
 mod files;
 mod kills;
@@ -15,6 +16,7 @@ use std::fs;
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::Instant;
 
+pub use changes::changes;
 pub use crowd::{crowd, ranges};
 pub use files::{cuts, flips};
 pub use kills::kills;

@@ -217,7 +217,7 @@ fn read(span: Range<usize>, typed: Typed, dir: &Path) -> Read<Case> {
         values.into_iter().map(move |value| (name.to_ascii_lowercase(), value))
     });
     let cached = typed.cached.as_ref().map_or(Ok(Cached::Absent), copy)?;
-    let mut given = Given { cached, now: now.transpose()?, ..Given::default() };
+    let mut given = Given { cached, knows_cache: true, now: now.transpose()?, ..Given::default() };
     given.tell(&typed.attributes).map_err(|reason| Wrong(span.clone(), format!("attributes: {reason}")))?;
     typed.registry.tell(dir, &mut given)?;
     let pulled = Pulled {

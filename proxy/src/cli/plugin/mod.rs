@@ -1,9 +1,14 @@
 //! `tidegate plugin VERB`: for authors and operators of plugins, one file a verb.
 
 mod bench;
+mod build;
+mod carried;
 mod cases;
 mod check;
 mod content;
+mod language;
+mod module;
+mod new;
 mod test;
 
 use std::path::PathBuf;
@@ -13,16 +18,31 @@ use clap::Subcommand;
 
 use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
 use crate::plugin::{Alone, Files};
+use language::Language;
 
 /// What can be done with plugins.
 #[derive(Subcommand)]
 pub(super) enum Verb {
+    /// Write a small plugin to begin with: it builds, decides, and has tests
+    New {
+        /// Where to: a folder that is empty or not there; its last part is the plugin's name
+        path: PathBuf,
+        /// In which language
+        #[arg(long, value_enum)]
+        lang: Language,
+    },
+    /// Build the plugin in a folder, whatever its language, into NAME.wasm in it
+    Build {
+        /// The plugin's folder
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
     /// Say what a plugin file exports, imports and costs, and whether the proxy would load it: exit code 0, or 2
     Check(Alike),
-    /// Measure what one call of each hook costs, with warm instances and with a fresh one for each call
-    Bench(Alike),
     /// Run a table of cases, each a pull and what must be decided: exit code 0, 1 where one fails, or 2
     Test(test::Test),
+    /// Measure what one call of each hook costs, with warm instances and with a fresh one for each call
+    Bench(Alike),
 }
 
 /// A plugin by itself.
@@ -40,6 +60,8 @@ impl Verb {
     /// Does what needs no configuration of a proxy.
     pub async fn run(&self) -> anyhow::Result<ExitCode> {
         match self {
+            Self::New { path, lang } => new::new(path, *lang),
+            Self::Build { dir } => build::build(dir),
             Self::Check(given) => Ok(check::check(given).await),
             Self::Bench(given) => Ok(bench::bench(given).await),
             Self::Test(given) => Ok(given.run().await),

