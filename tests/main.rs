@@ -2,6 +2,7 @@
 
 mod architecture;
 mod authoring;
+mod bad_guests;
 mod cache;
 mod cli;
 mod clients_faults;

@@ -36,7 +36,7 @@ fn assert_denied_by(answer: &Answer, plugin: &str) {
 }
 
 #[test]
-fn i8_a_file_that_is_no_plugin_is_reported_by_name_and_the_others_go_on() {
+fn p4_a_file_that_is_no_plugin_is_reported_by_name_and_the_others_go_on() {
     let (fake, _image) = fake_with_app();
     let proxy = Site::of(&fake.url()).with([("10-good.wasm", &guests::denier("as ever"))]).start();
     for (what, bytes) in bad_files() {
@@ -51,7 +51,7 @@ fn i8_a_file_that_is_no_plugin_is_reported_by_name_and_the_others_go_on() {
 }
 
 #[test]
-fn i8_a_bad_new_version_leaves_the_old_one_in_force() {
+fn p4_a_bad_new_version_leaves_the_old_one_in_force() {
     let (fake, _image) = fake_with_app();
     let proxy = Site::of(&fake.url()).with([("10-gate.wasm", &guests::denier("the old one"))]).start();
     for (what, bytes) in bad_files() {
@@ -72,7 +72,7 @@ fn a_refusal_of_the_plugin_itself_is_told_in_its_words() {
 }
 
 #[test]
-fn i8_a_plugin_that_fails_in_a_call_costs_that_call_only() {
+fn p1_a_plugin_that_fails_in_a_call_costs_that_call_only() {
     let (fake, image) = fake_with_app();
     let proxy = Site::of(&fake.url()).start();
     for (name, does) in [
@@ -100,7 +100,7 @@ fn i8_a_plugin_that_fails_in_a_call_costs_that_call_only() {
 }
 
 #[test]
-fn i8_a_looping_plugin_does_not_slow_the_others() {
+fn p1_a_looping_plugin_does_not_slow_the_others() {
     let (fake, image) = fake_with_app();
     let settings = b"on_error = \"skip\"\n";
     let proxy = Site::of(&fake.url())

@@ -139,7 +139,7 @@ fn native_code() -> Vec<u8> {
 }
 
 #[test]
-fn i8_every_kind_of_file_that_is_no_plugin_is_refused_in_words() {
+fn p4_every_kind_of_file_that_is_no_plugin_is_refused_in_words() {
     let (_fake, proxy) = stage();
     let elsewhere = "(module (memory (export \"memory\") 1) (func (export \"x:y/weather@1.0.0#rain\")))";
     let weather = "package x:y@1.0.0;\ninterface weather { rain: func(); }";
@@ -190,7 +190,7 @@ fn i8_every_kind_of_file_that_is_no_plugin_is_refused_in_words() {
 }
 
 #[test]
-fn i8_a_plugin_that_is_odd_and_right_is_taken() {
+fn p4_a_plugin_that_is_odd_and_right_is_taken() {
     let (_fake, proxy) = stage();
     let nested = format!("(func {}{})", "(block ".repeat(10_000), ")".repeat(10_000));
     for (what, more) in [
@@ -209,7 +209,26 @@ fn i8_a_plugin_that_is_odd_and_right_is_taken() {
 }
 
 #[test]
-fn i8_what_a_plugin_says_writes_no_lines_of_its_own() {
+fn p4_what_takes_a_compiler_long_is_bounded_in_time_and_memory() {
+    let _alone = tidegate_tests::heavy();
+    let (_fake, proxy) = stage();
+    // 200 functions of 30 000 calls each: every one keeps a value alive to the end.
+    let body = format!("{}{}", "(i64.add (call $f (local.get 0)) ".repeat(3000), "(local.get 0)") + &")".repeat(3000);
+    let one = format!("(func (param i64) (result i64) {body})");
+    let bomb = good_with(&format!("(func $f (param i64) (result i64) (local.get 0)) {}", one.repeat(200)));
+    let begun = Instant::now();
+    let mark = proxy.mark();
+    proxy.site().install("20-bomb.wasm", &bomb);
+    // It is taken or refused; which, this machine decides.
+    proxy.wait_for_either(mark, "plugin loaded", "plugin not loaded", ("plugin", "bomb"));
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    assert!(denial(&proxy).contains("as ever"));
+    let resident = proxy.process().memory_bytes("VmHWM");
+    assert!(resident < RESIDENT_MAX, "{} MiB resident", resident >> 20);
+}
+
+#[test]
+fn p2_what_a_plugin_says_writes_no_lines_of_its_own() {
     let (_fake, proxy) = stage();
     let hostile = "red \u{1b}[31m\u{1b}[2J\r\n2026-11-21 ERROR all is lost\u{9b}31m\u{7}\u{0}";
     let refuses = Guest::new().checks(Does::Refuses(hostile)).admits(Does::Nothing).component();
@@ -225,7 +244,7 @@ fn i8_what_a_plugin_says_writes_no_lines_of_its_own() {
 }
 
 #[test]
-fn i8_what_is_no_file_is_refused_and_nobody_waits_for_it() {
+fn p4_what_is_no_file_is_refused_and_nobody_waits_for_it() {
     let (_fake, proxy) = stage();
     let refused = |name: &str, put: &dyn Fn(&Site, &Path)| {
         let path = proxy.site().plugin_path(&format!("20-{name}.wasm"));
@@ -263,14 +282,14 @@ fn i8_what_is_no_file_is_refused_and_nobody_waits_for_it() {
 }
 
 #[test]
-fn i8_a_file_cut_at_every_hundredth_is_refused() {
+fn p4_a_file_cut_at_every_hundredth_is_refused() {
     let ledger = rounds::cuts();
     assert!(ledger.close(), "{}", ledger.table());
     assert_eq!(ledger.done("files refused"), 99 + 20, "{}", ledger.table());
 }
 
 #[test]
-fn i8_a_file_with_one_bit_changed_is_loaded_or_refused_and_nothing_else() {
+fn p4_a_file_with_one_bit_changed_is_loaded_or_refused_and_nothing_else() {
     // By chance, the same each time. The long form (`make faults`) takes every byte.
     let ledger = rounds::flips(Some(80), 2026);
     assert!(ledger.close(), "{}", ledger.table());

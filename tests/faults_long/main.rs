@@ -14,7 +14,7 @@ const MIB: u64 = 1 << 20;
 /// Name and run; the run gives none where this machine has not what it needs.
 type Run = (&'static str, fn(u64) -> Option<Ledger>);
 
-const RUNS: [Run; 9] = [
+const RUNS: [Run; 10] = [
     ("kills", |seed| Some(rounds::kills(200, seed))),
     ("resets", |seed| Some(rounds::resets(500, seed))),
     ("crowd", |_| Some(rounds::crowd(1000, 8 * MIB))),
@@ -22,6 +22,7 @@ const RUNS: [Run; 9] = [
     ("load", |_| rounds::load_under_a_limit(256 * MIB).map_err(|reason| println!("not tried: {reason}\n")).ok()),
     ("cuts", |_| Some(rounds::cuts())),
     ("flips", |seed| Some(rounds::flips(None, seed))),
+    ("reloads", |_| Some(rounds::reloads(10_000))),
     ("changes", |seed| Some(rounds::changes(1000, Some(Duration::from_millis(600)), seed))),
     ("soak", |seed| Some(rounds::soak(Duration::from_secs(number("SOAK_SECONDS").unwrap_or(3600)), seed))),
 ];

@@ -101,6 +101,13 @@ impl Proxy {
         self.find(since, message, holds).unwrap_or_else(|| panic!("the log has no {message:?} as it was waited for"))
     }
 
+    /// Waits for an event with one of two messages and with a field of this value, as long as a compilation may take.
+    pub fn wait_for_either(&self, since: Mark, one: &str, other: &str, field: (&str, &str)) -> Event {
+        let matches = |event: &Event| [one, other].contains(&event.message()) && event.field(field.0) == field.1;
+        let found = self.process.err.wait(since.0, 2 * HANG, |line| Event::parse(line).filter(matches));
+        found.unwrap_or_else(|| panic!("the log has neither {one:?} nor {other:?} with {field:?}"))
+    }
+
     fn find(&self, since: Mark, message: &str, holds: impl Fn(&Event) -> bool) -> Option<Event> {
         let matches = |event: &Event| event.message() == message && holds(event);
         self.process.err.wait(since.0, HANG, |line| Event::parse(line).filter(matches))

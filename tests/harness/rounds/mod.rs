@@ -6,6 +6,7 @@ mod crowd;
 mod files;
 mod kills;
 mod load;
+mod reloads;
 mod resets;
 mod soak;
 
@@ -20,6 +21,7 @@ pub use crowd::{crowd, ranges};
 pub use files::{cuts, flips};
 pub use kills::kills;
 pub use load::load_under_a_limit;
+pub use reloads::reloads;
 pub use resets::resets;
 pub use soak::soak;
 
