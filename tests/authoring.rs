@@ -19,7 +19,14 @@ fn decides(language: &'static str) {
     let stable = Image::small("stable");
     fake.put_image(&stable, "library/debian:stable");
     let proxy = Site::of(&fake.url()).start();
-    proxy.reload(|site| site.install("10-no-latest.wasm", &no_latest(language)));
+    let plugin = no_latest(language);
+    let checked = plugin.plugin(&["check", "no-latest.wasm"]);
+    let told = String::from_utf8_lossy(&checked.stdout).into_owned();
+    assert!(checked.status.success() && told.contains("tidegate:policy@0.1.0"), "{told}");
+    assert!(told.lines().any(|line| line.split_whitespace().eq(["hooks", "admission"])), "{told}");
+    let tested = plugin.plugin(&["test", "no-latest.wasm", "cases.toml"]);
+    assert!(tested.status.success(), "{}", String::from_utf8_lossy(&tested.stdout));
+    proxy.reload(|site| site.install("10-no-latest.wasm", &plugin.wasm));
 
     let denied = proxy.get("/v2/library/app/manifests/latest").fetch();
     assert_eq!((denied.status, denied.code().as_str()), (403, "DENIED"), "{}", denied.text());
@@ -52,6 +59,16 @@ fn a_plugin_in_rust_decides() {
 }
 
 #[test]
+fn a_plugin_in_python_decides() {
+    decides("python");
+}
+
+#[test]
+fn a_plugin_in_javascript_decides() {
+    decides("js");
+}
+
+#[test]
 fn a_plugin_in_go_decides() {
     decides("go");
 }
@@ -62,9 +79,9 @@ fn a_plugin_in_c_decides() {
 }
 
 #[test]
-fn docker_is_denied_by_a_plugin_in_go() {
+fn docker_is_denied_by_a_plugin_in_javascript() {
     let (fake, image) = fake_with_app();
-    let proxy = Site::of(&fake.url()).with([("10-no-latest.wasm", &no_latest("go"))]).start();
+    let proxy = Site::of(&fake.url()).with([("10-no-latest.wasm", &no_latest("js").wasm)]).start();
     let docker = Docker::start(&proxy.authority());
     assert!(docker.pull("library/app:latest").is_err());
     assert!(docker.log().contains("`latest` is another image tomorrow"), "{}", docker.log());

@@ -21,6 +21,7 @@ mod input;
 mod inspection;
 mod instruments;
 mod integrity;
+mod kept;
 mod killed_upstream;
 mod operated;
 mod plugin_verbs;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tempfile::TempDir;
@@ -15,37 +15,44 @@ use crate::program::{BUILD, tidegate, workspace};
 /// What the plugin of each language says when it is asked about `library/boom`.
 pub const BOOM: &str = "this plugin cannot take a boom";
 
-/// The words of `--lang`, each with the source and with what is put into it, and after what: as an author would, who
-/// makes the plugin fail over one repository.
-const CHANGES: [(&str, &str, &[(&str, &str)]); 5] = [
-    (
-        "rust",
-        "src/lib.rs",
-        &[(
+/// What is done to a project before it is built, as an author would who makes the plugin fail over one repository.
+struct Change {
+    language: &'static str,
+    source: &'static str,
+    /// What is put into the source, and after what.
+    put: &'static [(&'static str, &'static str)],
+}
+
+const CHANGES: [Change; 5] = [
+    Change {
+        language: "rust",
+        source: "src/lib.rs",
+        put: &[(
             "-> Verdict {\n",
             "        assert_ne!(request.repository, \"library/boom\", \"this plugin cannot take a boom\");\n",
         )],
-    ),
-    (
-        "python",
-        "plugin.py",
-        &[(
+    },
+    Change {
+        language: "python",
+        source: "plugin.py",
+        put: &[(
             "def admit(self, request):\n",
-            "        if request.repository == \"library/boom\":\n            raise ValueError(\"this plugin cannot take a boom\")\n",
+            "        if request.repository == \"library/boom\":\n            \
+             raise ValueError(\"this plugin cannot take a boom\")\n",
         )],
-    ),
-    (
-        "js",
-        "plugin.js",
-        &[(
+    },
+    Change {
+        language: "js",
+        source: "plugin.js",
+        put: &[(
             "admit(request) {\n",
             "    if (request.repository === \"library/boom\") throw new Error(\"this plugin cannot take a boom\");\n",
         )],
-    ),
-    (
-        "go",
-        "plugin.go",
-        &[
+    },
+    Change {
+        language: "go",
+        source: "plugin.go",
+        put: &[
             ("import (\n", "\t\"errors\"\n"),
             (
                 "(admission.Verdict, error) {\n",
@@ -53,32 +60,44 @@ const CHANGES: [(&str, &str, &[(&str, &str)]); 5] = [
                  errors.New(\"this plugin cannot take a boom\")\n\t}\n",
             ),
         ],
-    ),
-    (
-        "c",
-        "plugin.c",
-        &[(
+    },
+    Change {
+        language: "c",
+        source: "plugin.c",
+        put: &[(
             "VERDICT_ALLOW;\n",
-            "  if (tidegate_is(request->repository, \"library/boom\")) tidegate_fail(\"this plugin cannot take a %s\", \"boom\");\n",
+            "  if (tidegate_is(request->repository, \"library/boom\")) \
+             tidegate_fail(\"this plugin cannot take a %s\", \"boom\");\n",
         )],
-    ),
+    },
 ];
 
-/// The words of `--lang`.
-pub fn languages() -> impl Iterator<Item = &'static str> {
-    CHANGES.iter().map(|(language, ..)| *language)
+/// A project that was built.
+#[derive(Debug)]
+pub struct Authored {
+    /// The plugin.
+    pub wasm: Vec<u8>,
+    project: PathBuf,
+    _folder: TempDir,
+}
+
+impl Authored {
+    /// Runs a verb about the plugin, in its project.
+    pub fn plugin(&self, verb: &[&str]) -> Output {
+        run(Command::new(tidegate()).arg("plugin").args(verb).current_dir(&self.project))
+    }
 }
 
 /// The plugin `no-latest` in a language.
-pub fn no_latest(language: &'static str) -> Arc<[u8]> {
-    type Built = Arc<OnceLock<Arc<[u8]>>>;
+pub fn no_latest(language: &'static str) -> Arc<Authored> {
+    type Built = Arc<OnceLock<Arc<Authored>>>;
     static BUILT: Mutex<BTreeMap<&str, Built>> = Mutex::new(BTreeMap::new());
     let built = BUILT.lock().unwrap_or_else(PoisonError::into_inner).entry(language).or_default().clone();
     built.get_or_init(|| build(language)).clone()
 }
 
 /// Writes a project into a folder. Gives the folder that it is to be built in.
-pub fn write(language: &str, folder: &TempDir) -> std::path::PathBuf {
+pub fn write(language: &str, folder: &TempDir) -> PathBuf {
     let project = folder.path().join("no-latest");
     let output = run(Command::new(tidegate()).args(["plugin", "new", "--lang", language]).arg(&project));
     assert!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
@@ -93,18 +112,19 @@ pub fn build_command(project: &Path) -> Command {
     command
 }
 
-fn build(language: &str) -> Arc<[u8]> {
+fn build(language: &str) -> Arc<Authored> {
     let folder = tempfile::tempdir().expect("a folder");
     let project = write(language, &folder);
-    let (_, source, changes) = CHANGES.iter().find(|(word, ..)| *word == language).expect("a language");
-    let path = project.join(source);
+    let change = CHANGES.iter().find(|change| change.language == language).expect("a language");
+    let path = project.join(change.source);
     let mut text = fs::read_to_string(&path).expect("the project has its source");
-    for (after, what) in *changes {
+    for (after, what) in change.put {
         let at = text.find(after).unwrap_or_else(|| panic!("no {after:?} in {text}")) + after.len();
         text.insert_str(at, what);
     }
     fs::write(&path, text).expect("it can be changed");
     let output = run_within(BUILD, &mut build_command(&project));
     assert!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
-    fs::read(project.join("no-latest.wasm")).expect("it is built").into()
+    let wasm = fs::read(project.join("no-latest.wasm")).expect("it is built");
+    Arc::new(Authored { wasm, project, _folder: folder })
 }
