@@ -15,6 +15,8 @@ use super::wasi;
 
 /// Instances that may live at once, idle ones included. Each slot reserves address space, not memory.
 pub(super) const SLOTS: u32 = 256;
+/// Memories, and tables, that belong to each; an instance with more takes several.
+pub(super) const PARTS_OF_SLOT: u32 = 2;
 /// Largest linear memory that any plugin may be allowed. Units: bytes.
 pub(super) const MEMORY_MAX: usize = 64 << 20;
 /// How often the epoch advances while a guest runs: the grain of deadlines.
@@ -58,8 +60,8 @@ impl Engine {
         let instances = u32::try_from(INSTANCES_MAX).expect("a small number");
         pool.total_component_instances(slots)
             .total_core_instances(slots * instances)
-            .total_memories(slots * 2)
-            .total_tables(slots * 2)
+            .total_memories(slots * PARTS_OF_SLOT)
+            .total_tables(slots * PARTS_OF_SLOT)
             .total_stacks(slots)
             .max_core_instances_per_component(instances)
             .max_memories_per_component(parts)

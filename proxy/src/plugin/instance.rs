@@ -11,7 +11,7 @@ use wasmtime::{Store, Trap, UpdateDeadline};
 use super::bindings::{admission, fallback, freshness, inspection, lifecycle, routing};
 use super::compile;
 use super::convert::{self, printable};
-use super::engine::{Engine, SLOTS};
+use super::engine::{Engine, PARTS_OF_SLOT, SLOTS};
 use super::facts::Question;
 use super::folder::Version;
 use super::guest::{Guest, Shared};
@@ -58,6 +58,8 @@ pub struct Plugin {
     pre: InstancePre<Guest>,
     shared: Arc<Shared>,
     turns: Arc<Semaphore>,
+    /// Places in the pool that an instance takes.
+    slots: u32,
     shadows: Arc<Semaphore>,
     idle: Mutex<Vec<Warm>>,
     metrics: Arc<Metrics>,
@@ -220,6 +222,7 @@ impl Plugin {
             settings,
             hooks,
             engine: engine.clone(),
+            slots: slots_of(&component),
             component,
             pre,
             shared,
@@ -336,7 +339,7 @@ impl Plugin {
         let longest = deadline + CHECK_DEADLINE + BEYOND_DEADLINE + looking::TIME_MAX;
         let called = tokio::time::timeout(longest, async {
             // First come, first served.
-            let turn = tokio::time::timeout(SLOT_WAIT, self.turns.clone().acquire_owned()).await;
+            let turn = tokio::time::timeout(SLOT_WAIT, self.turns.clone().acquire_many_owned(self.slots)).await;
             let _turn = turn.map_err(|_| CallError::Busy)?;
             let mut warm = match self.take_idle() {
                 Some(warm) => warm,
@@ -396,7 +399,7 @@ impl Plugin {
     async fn instantiate(&self) -> Result<Warm, CallError> {
         // Guest code runs here too: a start function may loop.
         let _running = self.engine.run();
-        let slot = tokio::time::timeout(SLOT_WAIT, self.engine.slots.clone().acquire_owned()).await;
+        let slot = tokio::time::timeout(SLOT_WAIT, self.engine.slots.clone().acquire_many_owned(self.slots)).await;
         let slot = slot.ok().and_then(Result::ok).ok_or(CallError::Busy)?;
         let mut store = Store::new(&self.engine.wasmtime, Guest::new(self.shared.clone(), self.settings.memory_bytes));
         store.limiter(|guest| &mut guest.limits);
@@ -497,6 +500,13 @@ impl Warm {
             }
         })
     }
+}
+
+/// How many places in the pool an instance takes: `QuickJS` has three memories and as many tables.
+fn slots_of(component: &Component) -> u32 {
+    let needs = component.resources_required();
+    let most = needs.map_or(1, |needs| needs.num_memories.max(needs.num_tables));
+    most.div_ceil(PARTS_OF_SLOT).max(1)
 }
 
 /// `{error}` alone says only where it happened: what the guest said last, the trap, and the root of it, say what.
