@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 use tidegate_tests::guests::{Does, Guest};
-use tidegate_tests::plugins::{allowlist, failover, teller};
+use tidegate_tests::plugins::{allowlist, cooldown, failover, quota, tag_guard, teller};
 use tidegate_tests::process::{offline, run};
 use tidegate_tests::program::tidegate;
 
@@ -206,5 +206,82 @@ fn bench_says_what_each_hook_costs() {
         let row = out.lines().find(|line| line.starts_with(hook)).unwrap_or_else(|| panic!("no {hook}: {out}"));
         let rate: f64 = row.split_whitespace().next_back().unwrap().parse().unwrap();
         assert!(row.contains("warm") && rate > 0.0, "{out}");
+    }
+}
+
+#[test]
+fn test_gives_manifests_time_and_limits() {
+    let folder = folder([
+        ("cooldown.wasm", &cooldown()),
+        ("cooldown.toml", b"days = 7\nask = \"us\""),
+        (
+            "held.toml",
+            br#"
+[[case]]
+name = "a new image is held"
+pull = "app:1"
+now = 2026-11-01T10:00:00Z
+annotations = { a = "1" }
+expect = { finding = "hold", status = 403 }
+
+[[case]]
+name = "a day later too"
+keep_state = true
+pull = "app:1"
+now = 2026-11-02T10:00:00Z
+annotations = { a = "1" }
+expect = { finding = "hold" }
+
+[[case]]
+name = "and is let go after a week"
+keep_state = true
+pull = "app:1"
+now = 2026-11-08T10:00:01Z
+annotations = { a = "1" }
+expect = { finding = "release" }
+"#,
+        ),
+        ("tag-guard.wasm", &tag_guard()),
+        ("tag-guard.toml", b"moved = \"deny\""),
+        (
+            "moved.toml",
+            br#"
+[[case]]
+name = "a tag is taken down"
+pull = "app:1"
+labels = { version = "1" }
+expect = { finding = "release" }
+
+[[case]]
+name = "and has moved"
+keep_state = true
+pull = "app:1"
+labels = { version = "2" }
+expect = { finding = "deny", message = "app:1" }
+"#,
+        ),
+        ("quota.wasm", &quota()),
+        ("quota.toml", b"[[upstream]]\nregistry = \"docker.io\"\nlow = 10\nmirrors = [\"mirror.lan\"]"),
+        (
+            "low.toml",
+            br#"
+[[case]]
+name = "few pulls are left"
+pull = "app:1"
+attributes = { "ratelimit.docker.io.remaining" = "3", "ratelimit.docker.io.limit" = "100" }
+expect = { routes = ["mirror.lan/library/app", "docker.io/library/app"] }
+
+[[case]]
+name = "many are"
+pull = "app:1"
+attributes = { "ratelimit.docker.io.remaining" = "90", "ratelimit.docker.io.limit" = "100" }
+expect = { routes = ["docker.io/library/app"], rule = "pass" }
+"#,
+        ),
+    ]);
+    for (name, cases) in [("cooldown", "held.toml"), ("tag-guard", "moved.toml"), ("quota", "low.toml")] {
+        let (wasm, config) = (format!("{name}.wasm"), format!("{name}.toml"));
+        let (code, out, complaint) = plugin(&folder, &["test", &wasm, cases, "--config-files", &config]);
+        assert_eq!(code, 0, "{out}{complaint}");
     }
 }
