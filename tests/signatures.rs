@@ -186,6 +186,23 @@ fn each_attack_on_a_signature_ends_in_a_denial() {
 }
 
 #[test]
+fn eight_signatures_by_others_are_judged_against_four_keys_in_time() {
+    let (fake, image) = fake_with_app();
+    let (signer, stranger) = (Signer::new(), Signer::new());
+    let digest = image.digest();
+    let by_others = (0..7).map(|at| stranger.signature(&digest, &format!("{NAME}{at}")));
+    let all: Vec<Signature> = by_others.chain([signer.signature(&digest, NAME)]).collect();
+    put_signatures(&fake, REPOSITORY, &digest, &all);
+    let proxy = with_policy(&fake, &Signer::new(), "");
+    let others: Vec<String> = (0..3).map(|_| format!("\"\"\"{}\"\"\"", Signer::new().public_pem())).collect();
+    let table = policy("").replace("[\"cosign.pub\"]", &format!("[{}, \"cosign.pub\"]", others.join(", ")));
+    proxy.reload(|site| site.install("40-require-signature.toml", table.as_bytes()));
+    assert_denied(&proxy.get(APP).fetch(), "8 by another key");
+    proxy.reload(|site| site.install("40-require-signature.d/cosign.pub", signer.public_pem().as_bytes()));
+    assert_pulls(&proxy, &image);
+}
+
+#[test]
 fn a_key_that_is_none_is_refused_and_the_policy_stays() {
     let (fake, image) = fake_with_app();
     let signer = Signer::new();

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use tidegate_sdk::registry::{self, Error};
-use tidegate_sdk::{Denial, Finding, Pair, Request, image, log, metrics, state};
+use tidegate_sdk::{Denial, Finding, Pair, Request, call, image, log, metrics, state};
 
 use crate::cosign::{self, Flaw};
 use crate::policy::{Default, Demand, Policies, Policy, Signers};
@@ -16,6 +16,9 @@ const REFERRERS_MAX: usize = 4;
 const MANIFEST_MAX: usize = 512 << 10;
 /// A payload has some hundred bytes; a bundle with certificate and entry of a log some thousand. Units: bytes.
 const PAYLOAD_MAX: u64 = 64 << 10;
+/// With less time left than this, no further signature is looked at: one by each of some keys takes some milliseconds, and
+/// a call that ends in time says what it found. Units: milliseconds.
+const RESERVE_MS: u32 = 15;
 /// What was verified is remembered for so long since: the host keeps 10,000 such memories. Units: seconds.
 const REMEMBERED_SECS: u32 = 30 * 86_400;
 /// When to come again where a registry cannot be asked. Units: seconds.
@@ -172,6 +175,10 @@ impl Search<'_> {
         };
         self.found.cut |= signatures.len() > SIGNATURES_MAX;
         for signed in signatures.into_iter().take(SIGNATURES_MAX) {
+            if call::remaining_ms() < RESERVE_MS {
+                self.found.cut = true;
+                return false;
+            }
             let verified = signed.and_then(|signed| {
                 let Some(payload) = self.blob(&signed.payload, signed.payload_size) else { return Ok(false) };
                 cosign::verify(&self.signers.keys, &payload, &signed.signature, digest, self.name.as_deref())?;

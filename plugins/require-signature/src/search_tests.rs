@@ -184,6 +184,16 @@ fn a_thousand_signatures_cost_no_more_than_eight() {
 }
 
 #[test]
+fn a_call_ends_before_its_time_does() {
+    stage();
+    sign(1, DIGEST, NAME);
+    host(|host| host.remaining_ms = 14);
+    assert_denied("more than are looked at");
+    host(|host| host.remaining_ms = 15);
+    assert_eq!(denied(&policies(""), IMAGE), None);
+}
+
+#[test]
 fn a_payload_that_is_too_large_is_not_fetched() {
     stage();
     let mut large = payload(DIGEST, NAME);

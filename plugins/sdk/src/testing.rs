@@ -31,6 +31,8 @@ pub struct Host {
     pub attributes: BTreeMap<String, String>,
     /// Whether the cache holds what is asked for.
     pub cached: Cached,
+    /// Time that the call has left. Units: milliseconds.
+    pub remaining_ms: u32,
     /// The lines that the plugin logged.
     pub log: Vec<(Level, String)>,
     /// The warnings for the client.
@@ -102,6 +104,7 @@ thread_local! {
         headers: BTreeMap::new(),
         attributes: BTreeMap::new(),
         cached: Cached::Absent,
+        remaining_ms: 50,
         log: Vec::new(),
         warnings: Vec::new(),
         image: Image::default(),
@@ -196,7 +199,7 @@ pub mod call {
 
     /// Time that this call of the hook has left. Units: milliseconds.
     pub fn remaining_ms() -> u32 {
-        50
+        host(|host| host.remaining_ms)
     }
 
     /// A text that the client prints.
