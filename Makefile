@@ -12,7 +12,7 @@ help:
 	@echo 'make plugins   build the plugins into plugins/dist'
 	@echo 'make build     build the program: target/release/tidegate'
 	@echo 'make lint      check the format, and what clippy says'
-	@echo 'make faults    kill, reset, crowd and soak it for an hour: SOAK_SECONDS=60 shortens, RUNS="kills soak" chooses'
+	@echo 'make faults    kill, reset, crowd and soak it for an hour: SOAK_SECONDS=60 and CHANGES=100 shorten, RUNS="kills soak" chooses'
 	@echo 'make fuzz      fuzz every parser for a minute each: FUZZ_SECONDS, TARGETS="endpoint range"'
 	@echo 'make bench     measure what one decision of a plugin costs'
 

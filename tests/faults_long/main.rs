@@ -1,7 +1,7 @@
 //! The long forms of the faults, for people: what was done, and what was lost by it. Run by `make faults`.
 //!
-//! `SOAK_SECONDS` shortens the soak of an hour; `FAULTS_SEED` repeats a run; words behind the command choose some of the
-//! runs by their names.
+//! `SOAK_SECONDS` shortens the soak of an hour, `CHANGES` the 1,000 changes of policies at 100 a minute; `FAULTS_SEED`
+//! repeats a run; words behind the command choose some of the runs by their names.
 
 use std::env;
 use std::process::ExitCode;
@@ -23,7 +23,9 @@ const RUNS: [Run; 10] = [
     ("cuts", |_| Some(rounds::cuts())),
     ("flips", |seed| Some(rounds::flips(None, seed))),
     ("reloads", |_| Some(rounds::reloads(10_000))),
-    ("changes", |seed| Some(rounds::changes(1000, Some(Duration::from_millis(600)), seed))),
+    ("changes", |seed| {
+        Some(rounds::changes(number("CHANGES").unwrap_or(1000), Some(Duration::from_millis(600)), seed))
+    }),
     ("soak", |seed| Some(rounds::soak(Duration::from_secs(number("SOAK_SECONDS").unwrap_or(3600)), seed))),
 ];
 
