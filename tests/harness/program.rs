@@ -24,9 +24,9 @@ pub fn tidegate() -> &'static Path {
 }
 
 fn build() -> PathBuf {
-    // The test runs as TARGET/release/deps/e2e-HASH.
+    // The test runs as TARGET/release/deps/e2e-HASH, the long faults as TARGET/release/faults.
     let test = env::current_exe().expect("a test has a file");
-    let release = test.ancestors().nth(2).expect("the test lies in a target folder");
+    let release = test.ancestors().find(|folder| folder.ends_with("release")).expect("it lies in a target folder");
     let target = release.parent().expect("the profile lies in a target folder");
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = run_within(
