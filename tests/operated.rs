@@ -119,6 +119,12 @@ fn counters_and_gauges_of_a_plugin_appear_under_its_name() {
     // What is asked for a person counts nothing.
     proxy.admin("/explain?image=docker.io/library/app:1");
     assert_eq!(metric(&proxy, counter).as_deref(), Some("6"));
+    // A plugin that is gone says nothing any more.
+    proxy.reload(|site| {
+        site.remove("10-puppet.wasm");
+        site.remove("10-puppet.toml");
+    });
+    assert_eq!(metric(&proxy, counter), None);
 }
 
 #[test]

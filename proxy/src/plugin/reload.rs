@@ -23,7 +23,7 @@ use super::state::States;
 use super::waiting::{Refused, Waiting};
 use super::watch::{Ear, SETTLE, Sightings, watch};
 use crate::config::{OnLoadError, Plugins as Config};
-use crate::metrics::{Metrics, PluginLoad};
+use crate::metrics::{self, Metrics, PluginLoad};
 
 /// Changes that never end are looked at after so long all the same.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
@@ -513,6 +513,9 @@ impl Loader {
         self.missing.remove(name);
         self.unchanged.remove(name);
         self.refused.remove(name);
+        // What it last said of itself holds no more.
+        self.metrics.plugin_series.forget(name);
+        self.metrics.plugin_given_up.remove(&metrics::Plugin { plugin: name.to_owned() });
         if let Some(last_good) = self.last_good.clone() {
             let name = name.to_owned();
             let _ = tokio::task::spawn_blocking(move || last_good.remove(&name)).await;
