@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tidegate_tests::content::sha256;
-use tidegate_tests::eventually;
 use tidegate_tests::fake::{Act, Reply};
 use tidegate_tests::guests::{self, Does};
 use tidegate_tests::plugins::allowlist;
 use tidegate_tests::proxy::Proxy;
 use tidegate_tests::site::Site;
+use tidegate_tests::{HANG, eventually};
 
 use crate::{APP, assert_whole, fake_with_app};
 
@@ -121,6 +121,34 @@ fn a_file_that_is_moved_away_is_begun_anew_and_the_end_loses_nothing() {
     }
     proxy.terminate();
     assert_eq!((lines(&moved).len(), lines(&file).len()), (1, 20));
+}
+
+#[test]
+fn a_line_that_waits_for_a_shadow_is_written_before_the_end() {
+    let (fake, image) = fake_with_app();
+    let (site, file) = recorded(&fake.url());
+    site.install("20-shade.wasm", &guests::admission(Does::Loops));
+    site.install("20-shade.settings.toml", b"mode = \"shadow\"\ndeadline_ms = 10000");
+    let proxy = site.start();
+    assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    let (_, status) = proxy.terminate();
+    assert!(status.success(), "{status}");
+    // The shadow takes longer than the end waits: what the others decided is there.
+    let lines = lines(&file);
+    let [line] = lines.as_slice() else { panic!("{lines:?}") };
+    assert_eq!((&line["digest"], &line["decision"]), (&image.digest().into(), &"allow".into()), "{line}");
+}
+
+#[test]
+fn a_record_on_standard_output_is_read_from_there() {
+    let (fake, image) = fake_with_app();
+    let proxy = Site::of(&fake.url()).top("[decisions]\nfile = \"-\"").start();
+    assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    let line = proxy.process().out.wait(0, HANG, |line| serde_json::from_str::<Value>(line).ok()).expect("a line");
+    assert_eq!((&line["repository"], &line["status"]), (&"library/app".into(), &200.into()), "{line}");
+    assert_eq!(line["digest"], image.digest(), "{line}");
+    let (site, status) = proxy.terminate();
+    assert!(status.success() && !site.path("-").exists());
 }
 
 #[test]

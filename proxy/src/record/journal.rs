@@ -7,8 +7,12 @@ use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::file::Out;
 use super::line::Line;
@@ -37,6 +41,10 @@ pub struct Journal {
     queue: Option<SyncSender<Message>>,
     writer: Mutex<Option<JoinHandle<()>>>,
     counted: Counted,
+    /// Lines that wait for something.
+    late: TaskTracker,
+    /// They wait no more.
+    hurry: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -60,7 +68,8 @@ impl Journal {
             writer = Some(thread.spawn(move || write(out, &receiver, &counted))?);
             queue = Some(sender);
         }
-        Ok(Self { kept: Mutex::default(), keep, queue, writer: Mutex::new(writer), counted })
+        let (kept, late, hurry) = Default::default();
+        Ok(Self { kept, keep, queue, writer: Mutex::new(writer), counted, late, hurry })
     }
 
     /// Whether anybody wants to know.
@@ -87,6 +96,30 @@ impl Journal {
                 kept.pop_front();
             }
             kept.push_back(line);
+        }
+    }
+
+    /// Takes a line once something is `done`, or the process ends before that.
+    pub fn note_after(
+        self: &Arc<Self>,
+        runtime: &Handle,
+        done: impl Future<Output = ()> + Send + 'static,
+        line: impl FnOnce() -> Line + Send + 'static,
+    ) {
+        let journal = self.clone();
+        let noting = async move {
+            journal.hurry.run_until_cancelled(done).await;
+            journal.note(line());
+        };
+        self.late.spawn_on(noting, runtime);
+    }
+
+    /// Waits so long at the most for the lines that wait for something; the others are taken as they are then.
+    pub async fn settle(&self, patience: Duration) {
+        self.late.close();
+        if tokio::time::timeout(patience, self.late.wait()).await.is_err() {
+            self.hurry.cancel();
+            self.late.wait().await;
         }
     }
 
@@ -201,10 +234,26 @@ mod tests {
             queue: Some(queue),
             writer: Mutex::default(),
             counted: counted.clone(),
+            late: TaskTracker::new(),
+            hurry: CancellationToken::new(),
         };
         for number in 0..3 {
             journal.note(line(number));
         }
         assert_eq!(counted.dropped.get(), 2);
+    }
+    #[tokio::test]
+    async fn a_line_that_waits_is_there_when_its_time_is_over() {
+        let journal = Arc::new(Journal::start(None, 9, Counted::default()).expect("it opens"));
+        let (open, gate) = tokio::sync::oneshot::channel::<()>();
+        journal.note_after(&Handle::current(), async { _ = gate.await }, || line(1));
+        journal.note_after(&Handle::current(), std::future::pending(), || line(2));
+        open.send(()).expect("it waits");
+        while journal.last(9, |_| true).is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(journal.last(9, |line| line.request == "2").len(), 0);
+        journal.settle(Duration::ZERO).await;
+        assert_eq!(journal.last(9, |line| line.request == "2").len(), 1);
     }
 }

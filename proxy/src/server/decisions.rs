@@ -114,12 +114,11 @@ pub(super) fn dry_line(pull: &Pull, facts: &Facts, explained: &Explained, genera
 pub(super) fn note(journal: &Arc<Journal>, mut line: Line, facts: &Arc<Facts>) {
     match Handle::try_current() {
         Ok(runtime) if facts.has_shadows() => {
-            let (journal, facts) = (journal.clone(), facts.clone());
+            let (waiting, facts) = (facts.clone(), facts.clone());
             // It ends with the last of their deadlines.
-            runtime.spawn(async move {
-                facts.shadows_done().await;
+            journal.note_after(&runtime, async move { waiting.shadows_done().await }, move || {
                 line.decisions = facts.decided().iter().map(in_record).collect();
-                journal.note(line);
+                line
             });
         }
         _ => journal.note(line),

@@ -33,6 +33,8 @@ use systemd::{Manager, Sockets};
 
 /// What the end may take once no client is left: fills that have all their bytes, plugins that are being compiled.
 const TIDY: Duration = Duration::from_secs(5);
+/// How long lines of the decision record wait for plugins in shadow mode then: a part of that.
+const SHADOWS: Duration = Duration::from_secs(3);
 
 /// The signals that end the process.
 struct Signals {
@@ -128,7 +130,7 @@ fn counted(metrics: &Metrics) -> Counted {
 
 /// Ends what is left once no client is.
 async fn tidy(core: &Arc<Core>, journal: Arc<Journal>, watching: Option<JoinHandle<()>>, alive: JoinHandle<()>) {
-    core.stop().await;
+    tokio::join!(core.stop(), journal.settle(SHADOWS));
     for task in watching.into_iter().chain([alive]) {
         // A panic was reported when it came.
         let _ = task.await;
