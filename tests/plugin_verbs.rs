@@ -3,9 +3,12 @@
 use std::fs;
 use std::process::{Command, Output};
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
+use tidegate_tests::content::sha256;
 use tidegate_tests::guests::{Does, Guest};
-use tidegate_tests::plugins::{allowlist, cooldown, failover, quota, tag_guard, teller};
+use tidegate_tests::image::Image;
+use tidegate_tests::plugins::{allowlist, cooldown, failover, puppet, quota, tag_guard, teller};
 use tidegate_tests::process::{offline, run};
 use tidegate_tests::program::tidegate;
 
@@ -284,4 +287,128 @@ expect = { routes = ["docker.io/library/app"], rule = "pass" }
         let (code, out, complaint) = plugin(&folder, &["test", &wasm, cases, "--config-files", &config]);
         assert_eq!(code, 0, "{out}{complaint}");
     }
+}
+
+#[test]
+fn test_gives_a_manifest_its_configuration_and_the_indexes_that_list_it() {
+    let image = Image::small("app");
+    let mut manifest: Value = serde_json::from_slice(&image.manifest).unwrap();
+    manifest["annotations"] = json!({ "org.example.team": "blue" });
+    let manifest = manifest.to_string().into_bytes();
+    let (digest, index, other) = (sha256(&manifest), sha256(b"index"), sha256(b"other"));
+    let (size, config_size) = (manifest.len(), image.blobs[0].len());
+    let layers: Vec<String> = (0..3).map(|layer| image.layer_digest(layer)).collect();
+    let cases = format!(
+        r#"
+[[case]]
+name = "all of it is told"
+pull = "app@{digest}"
+manifest = "seen/manifest.json"
+config = "seen/config.json"
+parents = ["{index}", "{other}"]
+[case.expect]
+finding = "deny"
+message = """target={digest} type=application/vnd.oci.image.manifest.v1+json size={size} raw={size} layers={layers} \
+annotation=Some("blue") subject=None label=Ok(Some("app")) none=Ok(None) config=Ok({config_size}) \
+parents={index}+{other}"""
+
+[[case]]
+name = "labels do for a configuration"
+pull = "app:1"
+labels = {{ name = "made up" }}
+expect = {{ message = 'label=Ok(Some("made up"))' }}
+"#,
+        layers = layers.join("+"),
+    );
+    let folder = folder([
+        ("puppet.wasm", &puppet()),
+        ("puppet.toml", b"inspection = \"tell\""),
+        ("cases.toml", cases.as_bytes()),
+        ("wrong.toml", cases.replacen(&digest, &other, 1).as_bytes()),
+    ]);
+    fs::create_dir(folder.path().join("seen")).unwrap();
+    fs::write(folder.path().join("seen/manifest.json"), &manifest).unwrap();
+    fs::write(folder.path().join("seen/config.json"), &image.blobs[0]).unwrap();
+    let run = |cases| plugin(&folder, &["test", "puppet.wasm", cases, "--config-files", "puppet.toml"]);
+    let (code, out, complaint) = run("cases.toml");
+    assert_eq!(code, 0, "{out}{complaint}");
+    let (code, _, complaint) = run("wrong.toml");
+    assert_eq!(code, 2, "{complaint}");
+    assert!(complaint.contains("wrong.toml:2: ") && complaint.contains(&digest), "{complaint}");
+    fs::remove_file(folder.path().join("seen/manifest.json")).unwrap();
+    let (code, _, complaint) = run("cases.toml");
+    assert_eq!(code, 2, "{complaint}");
+    assert!(complaint.contains("cases.toml:5: ") && complaint.contains("seen/manifest.json"), "{complaint}");
+}
+
+#[test]
+fn test_gives_what_a_registry_holds() {
+    let other = r#"{"schemaVersion":2,"layers":[]}"#;
+    let subject = sha256(b"subject");
+    let artifact = |kind: &str| json!({ "schemaVersion": 2, "artifactType": kind, "layers": [] }).to_string();
+    let (sbom, scan) = (artifact("application/vnd.example.sbom"), artifact("application/vnd.example.scan"));
+    let cases = format!(
+        r#"
+[[case]]
+name = "what there is, and what there is not"
+pull = "app@{subject}"
+[case.registry]
+manifests = {{ other = '{other}' }}
+blobs = ["blob"]
+referrers = {{ "{subject}" = ['{sbom}', "scan.json"] }}
+[case.expect]
+admission = "deny"
+message = "other=Ok({size}) none=Err(Error::NotFound)"
+
+[[case]]
+name = "what refers to it, of one kind"
+pull = "app@{subject}"
+registry = {{ blobs = ["blob"], referrers = {{ "{subject}" = ['{sbom}', "scan.json"] }} }}
+expect = {{ message = " referrers={found} blob=Ok(12) big=Err(Error::NotFound)" }}
+
+[[case]]
+name = "nothing is left of the case before"
+pull = "app@{subject}"
+expect = {{ message = " referrers= blob=Err(Error::NotFound)" }}
+"#,
+        size = other.len(),
+        found = sha256(sbom.as_bytes()),
+    );
+    let lines = format!("admission = \"look\"\nblob = \"{}\"\nbig = \"{}\"", sha256(b"twelve bytes"), sha256(b"big"));
+    let folder = folder([
+        ("puppet.wasm", &puppet()),
+        ("puppet.toml", lines.as_bytes()),
+        ("cases.toml", cases.as_bytes()),
+        ("blob", b"twelve bytes"),
+        ("scan.json", scan.as_bytes()),
+    ]);
+    let (code, out, complaint) =
+        plugin(&folder, &["test", "puppet.wasm", "cases.toml", "--config-files", "puppet.toml"]);
+    assert_eq!(code, 0, "{out}{complaint}");
+}
+
+#[test]
+fn test_gives_who_asks() {
+    let cases = br#"
+[[case]]
+name = "somebody"
+pull = "app:1"
+identity = { subject = "ci", issuer = "https://id.lan", groups = ["build", "all"] }
+expect = { message = "ci by https://id.lan of build+all" }
+
+[[case]]
+name = "a name alone"
+pull = "app:1"
+identity = { subject = "ci" }
+expect = { message = "ci by  of" }
+
+[[case]]
+name = "nobody"
+pull = "app:1"
+expect = { message = "anonymous" }
+"#;
+    let folder = folder([("puppet.wasm", &puppet()), ("puppet.toml", b"admission = \"who\""), ("cases.toml", cases)]);
+    let (code, out, complaint) =
+        plugin(&folder, &["test", "puppet.wasm", "cases.toml", "--config-files", "puppet.toml"]);
+    assert_eq!(code, 0, "{out}{complaint}");
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use tidegate_tests::eventually;
 use tidegate_tests::fake::{Act, Fake, Reply};
 use tidegate_tests::image::Image;
-use tidegate_tests::plugins::{allowlist, failover, teller};
+use tidegate_tests::plugins::{allowlist, cooldown, failover, teller};
 use tidegate_tests::process::{offline, run};
 use tidegate_tests::program::tidegate;
 use tidegate_tests::site::Site;
@@ -198,4 +198,84 @@ fn a_bad_record_is_refused_with_its_line_and_a_half_line_at_its_end_is_told() {
     let (code, _, complaint) = replay(&file, &bad, &[]);
     assert_eq!(code, Some(2), "{complaint}");
     assert!(complaint.contains("blokc"), "{complaint}");
+}
+
+#[test]
+fn a_changed_inspection_names_exactly_the_pulls_that_change_where_manifests_are_at_hand() {
+    let fake = Fake::start();
+    let images: Vec<Image> = (0..6).map(|number| Image::small(&format!("app-{number}"))).collect();
+    for (number, image) in images.iter().enumerate() {
+        fake.put_image(image, &format!("team/app-{number}:1"));
+    }
+    let rules = |excepted: &[usize]| {
+        let excepted: Vec<String> = excepted.iter().map(|number| format!("\"docker.io/team/app-{number}\"")).collect();
+        format!("days = 7\nexcept = [{}]", excepted.join(", "))
+    };
+    let (site, file) = recorded(&fake.url());
+    let before = rules(&[0, 1, 2]);
+    let site = site.with([("30-cooldown.wasm", &cooldown()), ("30-cooldown.toml", before.as_bytes())]);
+    let proxy = site.start();
+    for (number, image) in images.iter().enumerate() {
+        for reference in ["1", &image.digest()] {
+            let path = format!("/v2/team/app-{number}/manifests/{reference}");
+            let status = if number < 3 { 200 } else { 403 };
+            assert_eq!((proxy.get(&path).fetch().status, proxy.head(&path).fetch().status), (status, status), "{path}");
+        }
+        proxy.get(&format!("/v2/team/app-{number}/tags/list")).fetch();
+    }
+    wait_for_lines(&file, 30);
+    let folder = plugins(&site, [("30-cooldown.wasm", &cooldown()), ("30-cooldown.toml", before.as_bytes())]);
+    let cache = ["--cache", site.path("cache").to_str().unwrap()].map(str::to_owned);
+    let with_cache = || replay(&file, &folder, &[&cache[0], &cache[1]]);
+    let (code, out, complaint) = with_cache();
+    assert_eq!(code, Some(0), "the same policy changes nothing: {out}{complaint}");
+    assert!(out.contains("30 requests replayed, 0 would change") && !out.contains("not replayed"), "{out}");
+
+    // app-2 is excepted no more, and app-3 is.
+    plugins(&site, [("30-cooldown.toml", rules(&[0, 1, 3]).as_bytes())]);
+    let (code, out, complaint) = with_cache();
+    assert_eq!(code, Some(1), "{out}{complaint}");
+    assert!(out.contains("30 requests replayed, 8 would change"), "{out}");
+    let changes: Vec<&str> = out.lines().filter(|line| line.contains(" -> ")).collect();
+    assert_eq!(changes.len(), 4, "by tag and by digest: {out}");
+    for line in changes {
+        assert!(line.ends_with("(2 requests)"), "{line}");
+        let (was, now) = line.split_once(" -> ").unwrap();
+        if was.contains("docker.io/team/app-2") {
+            assert!(was.ends_with("allow") && now.contains("deny by cooldown"), "{line}");
+        } else {
+            assert!(was.contains("docker.io/team/app-3") && was.contains("hold by cooldown"), "{line}");
+            assert!(now.starts_with("allow"), "{line}");
+        }
+    }
+    let (code, out, complaint) = replay(&file, &folder, &[]);
+    assert_eq!(code, Some(0), "{out}{complaint}");
+    assert!(out.contains("6 requests replayed, 0 would change"), "the lists of tags: {out}");
+    assert!(out.contains("24 not replayed") && out.contains("--cache gives manifests"), "{out}");
+}
+
+#[test]
+fn a_plugin_that_reads_the_clock_gets_the_time_of_the_record() {
+    let (fake, image) = fake_with_app();
+    let (site, file) = recorded(&fake.url());
+    let proxy = site.start();
+    for _ in 0..4 {
+        assert_whole(&proxy.get(APP).fetch(), &image.digest());
+    }
+    wait_for_lines(&file, 4);
+    let times =
+        ["2025-03-01T10:00:00.000Z", "2025-03-03T09:59:59.000Z", "2025-03-03T10:00:01.000Z", "2025-04-01T10:00:00Z"];
+    let text = fs::read_to_string(&file).unwrap();
+    let lines = text.lines().zip(times).map(|(line, time)| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line["time"] = time.into();
+        format!("{line}\n")
+    });
+    let older = site.path("older.jsonl");
+    fs::write(&older, lines.collect::<String>()).unwrap();
+    let folder = plugins(&site, [("30-cooldown.wasm", &cooldown()), ("30-cooldown.toml", b"days = 2")]);
+    let (code, out, complaint) = replay(&older, &folder, &["--cache", site.path("cache").to_str().unwrap()]);
+    assert_eq!(code, Some(1), "{out}{complaint}");
+    assert!(out.contains("4 requests replayed, 2 would change"), "held for two days, then let go: {out}");
+    assert!(out.contains(times[0]) && out.contains("2025-03-03 10:00"), "until when it is held: {out}");
 }

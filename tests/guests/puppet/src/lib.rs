@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use tidegate_sdk::{
-    Admission, Attempt, CachedTag, Candidate, Config, Denial, Fallback, File, Finding, Freshness, Inspection, Lifecycle,
-    Pair, Request, Routes, Routing, Rule, Step, Verdict, call, clock, image, log, metrics, registry, state,
+    Admission, Attempt, CachedTag, Candidate, Config, Denial, Fallback, File, Finding, Freshness, Identity, Inspection,
+    Lifecycle, Pair, Request, Routes, Routing, Rule, Step, Verdict, call, clock, image, log, metrics, registry, state,
 };
 
 struct Puppet;
@@ -57,6 +57,7 @@ impl Admission for Puppet {
             "deny" => Verdict::deny(format!("{request} is denied by the puppet")),
             "cached-only" => Verdict::CachedOnly,
             "tell" => Verdict::deny(facts()),
+            "who" => Verdict::deny(who()),
             "look" => Verdict::deny(look(request)),
             _ => Verdict::Allow,
         }
@@ -124,6 +125,12 @@ fn facts() -> String {
     let attribute = |name: &str| call::attribute(name).unwrap_or_else(|| "none".to_owned());
     let names = ["remaining", "limit", "window-secs"].map(|name| attribute(&format!("ratelimit.docker.io.{name}")));
     format!("limits={} ailing={}", names.join("/"), attribute("registry.docker.io.ailing"))
+}
+
+/// Who asks.
+fn who() -> String {
+    let known = |who: Identity| format!("{} by {} of {}", who.subject, who.issuer, who.groups.join("+"));
+    call::client().map_or_else(|| "anonymous".to_owned(), known)
 }
 
 /// What is known of the manifest.
