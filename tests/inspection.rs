@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use tidegate_tests::clients;
 use tidegate_tests::content::sha256;
 use tidegate_tests::fake::{Act, Fake, Reply};
-use tidegate_tests::image::Image;
+use tidegate_tests::image::{Image, tar};
 use tidegate_tests::registry::Registry;
 use tidegate_tests::site::Site;
 
@@ -119,6 +119,9 @@ fn signatures_are_exempt_and_what_can_be_run_is_not() {
     let layer = "application/vnd.oci.image.layer.v1.tar+gzip";
     let subject = json!({ "subject": { "mediaType": MANIFEST, "digest": sha256(b"x"), "size": 1 } });
     let hex = "a".repeat(64);
+    for layer in [&b"signature"[..], &tar("etc/passwd", b"root")] {
+        fake.put_blob("library/app", layer.to_vec());
+    }
     let proxy = with_puppet(&fake, "inspection = \"deny\"");
     let status = |tag: &str, manifest: &Value| {
         let digest = put(&fake, tag, MANIFEST, manifest);
@@ -130,6 +133,18 @@ fn signatures_are_exempt_and_what_can_be_run_is_not() {
     assert_eq!(status("sbom", &artifact("application/spdx+json", &subject)), (200, 200));
     assert_eq!(status("trick", &artifact(layer, &subject)), (403, 403));
     assert_eq!(status("chart", &artifact("application/vnd.cncf.helm.chart.content.v1", &json!({}))), (403, 403));
+    // What calls itself a signature and is an archive, some clients unpack.
+    let archive = tar("etc/passwd", b"root");
+    for kind in [signing, "application/vnd.acme.thing"] {
+        let mut manifest = artifact(kind, &subject);
+        manifest["layers"][0]["digest"] = json!(sha256(&archive));
+        assert_eq!(status("disguised", &manifest), (403, 403), "{kind}");
+        assert_eq!(status(&format!("sha256-{hex}.sig"), &manifest).0, 403, "{kind}");
+    }
+    // And so is what cannot be looked at.
+    let mut manifest = artifact(signing, &subject);
+    manifest["layers"][0]["digest"] = json!(sha256(b"nowhere"));
+    assert_eq!(status("unseen", &manifest), (403, 403));
     fake.put(&format!("/v2/library/app/referrers/sha256:{hex}"), INDEX, b"{\"manifests\":[]}".to_vec().into());
     assert_eq!(proxy.get(&format!("/v2/library/app/referrers/sha256:{hex}")).fetch().status, 200);
 }

@@ -177,3 +177,21 @@ fn a_plugin_knows_what_a_registry_still_allows_and_whether_it_fails() {
     tell(&proxy, "admission = \"tell\"");
     assert!(denial(&proxy).contains("ailing=true"));
 }
+
+#[test]
+fn settings_that_are_removed_hold_no_more() {
+    let (fake, image) = fake_with_app();
+    let proxy = with_puppet(&fake, "admission = \"deny\"");
+    // Another plugin comes, so that the files of this one are found as they were.
+    proxy.reload(|site| site.install("20-other.wasm", &tidegate_tests::guests::stamped(1)));
+    proxy.reload(|site| site.remove("20-other.wasm"));
+    for settings in ["mode = \"shadow\"", "mode = \"off\""] {
+        proxy.reload(|site| site.install("10-puppet.settings.toml", settings.as_bytes()));
+        assert_whole(&proxy.get(APP).fetch(), &image.digest());
+        let listed = proxy.admin("/plugins").text();
+        let word = if settings.contains("off") { "\"off\":[{\"name\":\"puppet\"" } else { "\"mode\":\"shadow\"" };
+        assert!(listed.contains(word), "{listed}");
+        proxy.reload(|site| site.remove("10-puppet.settings.toml"));
+        assert!(denial(&proxy).contains("is denied by the puppet"), "{settings}");
+    }
+}

@@ -84,6 +84,7 @@ pub(super) fn print_decisions(line: &Line) {
         let detail = decided.detail.as_ref().map_or(String::new(), |detail| format!(": {detail}"));
         let places: Vec<String> = decided.candidates.iter().flatten().map(ToString::to_string).collect();
         let detail = if places.is_empty() { detail } else { format!(" {}", places.join(", then ")) };
-        println!("    {:width$}  {:10}  {}{mode}{detail}", decided.plugin, decided.hook, decided.ruling);
+        let failed = decided.failed.as_ref().map_or(String::new(), |failed| format!(" (it gave no answer: {failed})"));
+        println!("    {:width$}  {:10}  {}{mode}{detail}{failed}", decided.plugin, decided.hook, decided.ruling);
     }
 }

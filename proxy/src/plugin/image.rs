@@ -4,8 +4,11 @@ use bytes::Bytes;
 use tokio::sync::OnceCell;
 
 use super::lookups::Missing;
-use crate::oci::manifest::{Contents, InvalidManifest};
+use crate::oci::manifest::{Contents, InvalidManifest, MEDIA_TYPES};
 use crate::oci::{Digest, Reference};
+
+/// Layers that something beside an image may have.
+const LAYERS_BESIDE_MAX: usize = 8;
 
 /// A manifest that is to be inspected.
 #[derive(Debug)]
@@ -32,15 +35,28 @@ impl Image {
         Ok(Self { digest, media_type: media_type.to_owned(), bytes, contents, config: OnceCell::new() })
     }
 
-    /// Whether it is something that a pull needs beside an image, and that a plugin's denial would break: a signature,
-    /// an attestation, an SBOM, or the list of them. Not what can be run, however it calls itself.
-    pub fn is_beside(&self, asked: &Reference) -> bool {
+    /// Whether it says of itself that it is something that a pull needs beside an image, and that a plugin's denial
+    /// would break: a signature, an attestation, an SBOM, or the list of them. What it holds must show that it is.
+    pub fn claims_to_be_beside(&self, asked: &Reference) -> bool {
         let named = match asked {
             Reference::Tag(tag) => is_of_a_digest(tag.as_str()),
             Reference::Digest(_) => false,
         };
-        (named || self.contents.subject.is_some()) && !self.contents.holds_a_program()
+        // Some clients guess what a manifest of another type is.
+        let known = MEDIA_TYPES.contains(&self.media_type.as_str());
+        (named || self.contents.subject.is_some())
+            && known
+            && self.contents.layers.len() <= LAYERS_BESIDE_MAX
+            && !self.contents.holds_a_program()
     }
+}
+
+/// Whether a layer is text and so no archive, whatever its media type says: clients unpack what calls itself a
+/// signature, too.
+pub fn is_text(layer: &[u8]) -> bool {
+    let text = std::str::from_utf8(layer).is_ok_and(|text| !text.contains('\0'));
+    // The one kind of archive whose beginning could be text.
+    text && !layer.starts_with(b"BZh")
 }
 
 /// `sha256-HEX`, and behind it nothing, or what cosign puts there.
@@ -58,6 +74,15 @@ mod tests {
     use crate::oci::Tag;
 
     #[test]
+    fn an_archive_is_no_text() {
+        assert!(is_text(b"{\"critical\":{}}"));
+        assert!(is_text(b""));
+        for archive in [&b"\x1f\x8b\x08"[..], b"\x28\xb5\x2f\xfd", b"BZh91AY&SY", b"name\0\0\0ustar", b"\xfd7zXZ\0"] {
+            assert!(!is_text(archive), "{archive:?}");
+        }
+    }
+
+    #[test]
     fn what_can_be_run_is_inspected_under_every_name() {
         let digest = Digest::sha256_of(b"");
         let manifest = |layer: &str, more: &str| {
@@ -70,13 +95,13 @@ mod tests {
         let subject = format!(r#","subject":{{"digest":"{digest}"}}"#);
         let name = format!("sha256-{}", "a".repeat(64));
         for kind in ["", ".sig", ".att", ".sbom"] {
-            assert!(manifest(signature, "").is_beside(&tag(&format!("{name}{kind}"))), "{kind}");
-            assert!(!manifest(program, "").is_beside(&tag(&format!("{name}{kind}"))), "{kind}");
+            assert!(manifest(signature, "").claims_to_be_beside(&tag(&format!("{name}{kind}"))), "{kind}");
+            assert!(!manifest(program, "").claims_to_be_beside(&tag(&format!("{name}{kind}"))), "{kind}");
         }
-        assert!(!manifest(signature, "").is_beside(&tag("latest")));
-        assert!(!manifest(signature, "").is_beside(&tag("sha256-abc.sig")));
-        assert!(!manifest(signature, "").is_beside(&tag(&format!("{name}.exe"))));
-        assert!(manifest(signature, &subject).is_beside(&Reference::Digest(digest)));
-        assert!(!manifest(program, &subject).is_beside(&Reference::Digest(digest)));
+        assert!(!manifest(signature, "").claims_to_be_beside(&tag("latest")));
+        assert!(!manifest(signature, "").claims_to_be_beside(&tag("sha256-abc.sig")));
+        assert!(!manifest(signature, "").claims_to_be_beside(&tag(&format!("{name}.exe"))));
+        assert!(manifest(signature, &subject).claims_to_be_beside(&Reference::Digest(digest)));
+        assert!(!manifest(program, &subject).claims_to_be_beside(&Reference::Digest(digest)));
     }
 }

@@ -515,7 +515,10 @@ fn call_error(err: &wasmtime::Error, deadline: Duration, store: &mut Store<Guest
         return CallError::Deadline(deadline);
     }
     let root = err.root_cause().to_string();
-    let root = printable(root.lines().next().unwrap_or_default());
+    let mut root = printable(root.lines().next().unwrap_or_default());
+    if root.contains("forcing trap when growing memory") {
+        root = format!("it needs more memory than it may have: `memory` in its settings raises that ({root})");
+    }
     CallError::Trap(match store.data_mut().said() {
         Some(said) => format!("{said} ({root})"),
         None => root,

@@ -423,6 +423,8 @@ impl Loader {
         {
             return Intent::Keep;
         }
+        // What was found so before is not what is in effect once another version has been: it is read anew.
+        self.unchanged.remove(&found.name);
         let reading = found.clone();
         let version = match tokio::task::spawn_blocking(move || reading.read()).await {
             Ok(Ok(version)) => version,

@@ -1,9 +1,10 @@
 //! How the plugins in effect fare, for the operator.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use super::folder::Version;
 use super::instance::Plugin;
 use super::set::PluginSet;
 use super::settings::{Isolation, Mode};
@@ -51,6 +52,13 @@ impl PluginSet {
     /// How the plugins fare, in the order of their files.
     pub fn views(&self) -> Vec<View> {
         self.plugins.iter().map(|plugin| plugin.view()).collect()
+    }
+
+    /// Name, file and digest of the plugins that are switched off, in the order of their files.
+    pub fn off(&self) -> Vec<(String, String, Digest)> {
+        let about =
+            |version: &Arc<Version>| (version.name.clone(), version.file.clone(), Digest::sha256_of(&version.wasm));
+        self.off.iter().map(about).collect()
     }
 }
 

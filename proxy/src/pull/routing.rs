@@ -190,7 +190,11 @@ impl Lookups for Sight {
     fn cached(&self) -> Looking<'_, Cached> {
         Box::pin(async move {
             match self.candidates().await {
-                Ok(candidates) => {
+                Ok(mut candidates) => {
+                    // Routed nowhere, the cache alone may serve: what it holds under the name itself.
+                    if candidates.is_empty() {
+                        candidates.push(self.routing.named());
+                    }
                     let cached = self.routing.peek(&candidates).await;
                     if self.way != Way::Named {
                         self.routing.caller.facts.see(|seen| _ = seen.cached.get_or_insert(cached));

@@ -32,7 +32,7 @@ use tokio_util::task::TaskTracker;
 pub use admin::{Decision, Explanation, Upstream, explain, parse_image};
 pub use cache::{GUARD, parse_target};
 pub use guard::report_panics;
-pub use plugins::{Failed, InEffect, NotLoaded, PluginList};
+pub use plugins::{Failed, InEffect, NotLoaded, Off, PluginList};
 
 use crate::config::Tls;
 use crate::metrics::Listener;

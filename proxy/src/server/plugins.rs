@@ -16,8 +16,22 @@ pub struct PluginList {
     pub generation: u64,
     /// Those in effect, in the order in which they are asked.
     pub plugins: Vec<InEffect>,
+    /// Those that their settings switch off.
+    #[serde(default)]
+    pub off: Vec<Off>,
     /// Files that are not loaded.
     pub refused: Vec<NotLoaded>,
+}
+
+/// A plugin that its settings switch off.
+#[derive(Serialize, Deserialize, Debug)]
+pub struct Off {
+    /// Its name.
+    pub name: String,
+    /// `10-allowlist.wasm`
+    pub file: String,
+    /// Of that file.
+    pub digest: String,
 }
 
 /// A plugin in effect.
@@ -33,7 +47,7 @@ pub struct InEffect {
     pub interface: String,
     /// Which hooks it has.
     pub hooks: Vec<String>,
-    /// `enforce`, `shadow` or `off`.
+    /// `enforce` or `shadow`.
     pub mode: String,
     /// `pooled` or `fresh`.
     pub isolation: String,
@@ -83,6 +97,7 @@ pub(super) fn plugins(plugins: &Plugins) -> Response<Body> {
     let list = PluginList {
         generation: set.generation(),
         plugins: set.views().into_iter().map(in_effect).collect(),
+        off: set.off().into_iter().map(|(name, file, digest)| Off { name, file, digest: digest.to_string() }).collect(),
         refused: plugins.refused().into_iter().map(not_loaded).collect(),
     };
     let mut response = Response::new(Body::bytes(serde_json::to_vec(&list).expect("texts and numbers serialize")));

@@ -20,9 +20,8 @@ enum After {
 }
 
 /// Serves a connection to its end, and lets go of every handle of it.
-pub(super) fn serve(stream: &TcpStream, shared: &Shared) {
+pub(super) fn serve(stream: &TcpStream, number: u64, shared: &Shared) {
     let Ok(reader) = stream.try_clone() else { return };
-    let peer = stream.peer_addr().ok();
     let mut reader = BufReader::new(reader);
     let mut after = After::NextRequest;
     while let After::NextRequest = after {
@@ -37,8 +36,7 @@ pub(super) fn serve(stream: &TcpStream, shared: &Shared) {
         After::Reset => drop(SockRef::from(stream).set_linger(Some(Duration::ZERO))),
         After::NextRequest | After::Close => drop(stream.shutdown(Shutdown::Both)),
     }
-    let mut streams = shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
-    streams.retain(|kept| kept.peer_addr().ok() != peer);
+    shared.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(&number);
 }
 
 fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Seen> {

@@ -6,7 +6,7 @@ mod connection;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -46,7 +46,8 @@ pub struct Seen {
 struct Shared {
     script: Mutex<Script>,
     seen: (Mutex<Vec<Seen>>, Condvar),
-    streams: Mutex<Vec<TcpStream>>,
+    /// By the number of the connection.
+    streams: Mutex<HashMap<u64, TcpStream>>,
     stopped: AtomicBool,
 }
 
@@ -197,7 +198,7 @@ impl Fake {
         if let Some(acceptor) = self.acceptor.lock().unwrap_or_else(PoisonError::into_inner).take() {
             acceptor.join().expect("accepting does not panic");
         }
-        for stream in self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        for (_, stream) in self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner).drain() {
             let _ = stream.shutdown(Shutdown::Both);
         }
         for gate in self.script().gates.drain(..) {
@@ -235,6 +236,9 @@ impl Document {
     }
 }
 
+/// Connections so far, to all fakes.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+
 fn accept(listener: TcpListener, shared: &Arc<Shared>) -> JoinHandle<()> {
     let shared = Arc::clone(shared);
     thread::spawn(move || {
@@ -244,10 +248,11 @@ fn accept(listener: TcpListener, shared: &Arc<Shared>) -> JoinHandle<()> {
             }
             let Ok(stream) = stream else { continue };
             let Ok(kept) = stream.try_clone() else { continue };
-            shared.streams.lock().unwrap_or_else(PoisonError::into_inner).push(kept);
+            let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+            shared.streams.lock().unwrap_or_else(PoisonError::into_inner).insert(number, kept);
             let shared = Arc::clone(&shared);
             // It ends with its connection, and `stop` ends every connection.
-            thread::spawn(move || connection::serve(&stream, &shared));
+            thread::spawn(move || connection::serve(&stream, number, &shared));
         }
     })
 }

@@ -8,7 +8,7 @@ use hyper::Method;
 use super::check::time;
 use crate::cli::ask::{ask, no_proxy};
 use crate::config::Config;
-use crate::server::{InEffect, PluginList};
+use crate::server::{InEffect, Off, PluginList};
 
 /// How long the running proxy may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -28,6 +28,9 @@ pub(in crate::cli) async fn ls(config: &Config, json: bool) -> anyhow::Result<Ex
     }
     for plugin in &list.plugins {
         print(plugin);
+    }
+    for Off { name, file, digest } in &list.off {
+        println!("{name}  {file}  {}  switched off by its settings", digest.get(..DIGEST_LENGTH).unwrap_or(digest));
     }
     for refused in &list.refused {
         println!("{}  not loaded since {}: {}", refused.file, refused.since, refused.reason);
