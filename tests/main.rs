@@ -23,6 +23,7 @@ mod instruments;
 mod integrity;
 mod kept;
 mod killed_upstream;
+mod languages;
 mod operated;
 mod plugin_verbs;
 mod plugins;

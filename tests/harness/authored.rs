@@ -1,5 +1,5 @@
-//! Plugins as authors make them: written by `tidegate plugin new`, changed a little, built by `tidegate plugin build`,
-//! once a run for each language.
+//! Plugins as authors make them: written by `tidegate plugin new`, changed, built by `tidegate plugin build`, once a run
+//! for each language.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -90,18 +90,30 @@ impl Authored {
 
 /// The plugin `no-latest` in a language.
 pub fn no_latest(language: &'static str) -> Arc<Authored> {
-    type Built = Arc<OnceLock<Arc<Authored>>>;
-    static BUILT: Mutex<BTreeMap<&str, Built>> = Mutex::new(BTreeMap::new());
-    let built = BUILT.lock().unwrap_or_else(PoisonError::into_inner).entry(language).or_default().clone();
-    built.get_or_init(|| build(language)).clone()
+    once("no-latest", language, |project| {
+        let change = CHANGES.iter().find(|change| change.language == language).expect("a language");
+        let path = project.join(change.source);
+        let mut text = fs::read_to_string(&path).expect("the project has its source");
+        for (after, what) in change.put {
+            let at = text.find(after).unwrap_or_else(|| panic!("no {after:?} in {text}")) + after.len();
+            text.insert_str(at, what);
+        }
+        fs::write(&path, text).expect("it can be changed");
+    })
+}
+
+/// The plugin `all-hooks` in a language: its source takes the place of the one that a project begins with.
+pub fn all_hooks(language: &'static str) -> Arc<Authored> {
+    once("all-hooks", language, |project| {
+        let change = CHANGES.iter().find(|change| change.language == language).expect("a language");
+        let source = workspace().join("tests/guests/all-hooks").join(change.source);
+        fs::copy(source, project.join(change.source)).expect("the language has its source");
+    })
 }
 
 /// Writes a project into a folder. Gives the folder that it is to be built in.
 pub fn write(language: &str, folder: &TempDir) -> PathBuf {
-    let project = folder.path().join("no-latest");
-    let output = run(Command::new(tidegate()).args(["plugin", "new", "--lang", language]).arg(&project));
-    assert!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
-    project
+    write_named("no-latest", language, folder)
 }
 
 /// The verb, with the tools where the tests find them. In Rust, what is built of Rust's own library is that of the
@@ -112,19 +124,28 @@ pub fn build_command(project: &Path) -> Command {
     command
 }
 
-fn build(language: &str) -> Arc<Authored> {
-    let folder = tempfile::tempdir().expect("a folder");
-    let project = write(language, &folder);
-    let change = CHANGES.iter().find(|change| change.language == language).expect("a language");
-    let path = project.join(change.source);
-    let mut text = fs::read_to_string(&path).expect("the project has its source");
-    for (after, what) in change.put {
-        let at = text.find(after).unwrap_or_else(|| panic!("no {after:?} in {text}")) + after.len();
-        text.insert_str(at, what);
-    }
-    fs::write(&path, text).expect("it can be changed");
-    let output = run_within(BUILD, &mut build_command(&project));
+fn write_named(name: &str, language: &str, folder: &TempDir) -> PathBuf {
+    let project = folder.path().join(name);
+    let output = run(Command::new(tidegate()).args(["plugin", "new", "--lang", language]).arg(&project));
     assert!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
-    let wasm = fs::read(project.join("no-latest.wasm")).expect("it is built");
-    Arc::new(Authored { wasm, project, _folder: folder })
+    project
+}
+
+/// A project that is changed and built when it is first asked for.
+fn once(name: &'static str, language: &'static str, change: impl FnOnce(&Path)) -> Arc<Authored> {
+    type Built = Arc<OnceLock<Arc<Authored>>>;
+    static BUILT: Mutex<BTreeMap<(&str, &str), Built>> = Mutex::new(BTreeMap::new());
+    let mut all = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let authored = all.entry((name, language)).or_default().clone();
+    drop(all);
+    let build = || {
+        let folder = tempfile::tempdir().expect("a folder");
+        let project = write_named(name, language, &folder);
+        change(&project);
+        let output = run_within(BUILD, &mut build_command(&project));
+        assert!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
+        let wasm = fs::read(project.join(format!("{name}.wasm"))).expect("it is built");
+        Arc::new(Authored { wasm, project, _folder: folder })
+    };
+    authored.get_or_init(build).clone()
 }

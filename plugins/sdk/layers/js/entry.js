@@ -11,11 +11,13 @@ const ANSWERS = {
   judge: ["pass", "serve", "revalidate", "pin"],
 };
 
-/** The text of an exception, and where in the plugin it was thrown. */
+/** The text of an exception, and where in the plugin it was thrown. What the host refuses is its payload. */
 function reason(error) {
   if (!(error instanceof Error)) return String(error);
+  const { payload } = error;
+  const message = payload === undefined ? error.message : (payload.val ?? payload.tag ?? payload);
   const place = /plugin\.js:[0-9]+/.exec(error.stack ?? "");
-  return `${error.name}: ${error.message}${place ? ` (${place[0]})` : ""}`;
+  return `${error.name}: ${message}${place ? ` (${place[0]})` : ""}`;
 }
 
 /** A method of the plugin, as the function of its hook. */

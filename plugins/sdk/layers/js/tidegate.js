@@ -11,7 +11,8 @@
 //
 // An exception fails the call, and its text is the reason in the proxy's log. What the host offers are the objects
 // `call`, `clock`, `config`, `image`, `log`, `metrics`, `registry` and `state`; `wit/` describes them, with names in
-// camel case: `call.userAgent()`.
+// camel case: `call.userAgent()`. What is not there is null; a 64-bit number is a number, exact up to 2^53; what the host
+// refuses is thrown as an error with a `payload`, such as `"key-too-long"` or `{ tag: "unavailable", val: "..." }`.
 
 import * as call from "tidegate:policy/call@0.1.0";
 import * as clock from "tidegate:policy/clock@0.1.0";
@@ -19,10 +20,22 @@ import * as config from "tidegate:policy/config@0.1.0";
 import * as image from "tidegate:policy/image@0.1.0";
 import * as log from "tidegate:policy/log@0.1.0";
 import * as metrics from "tidegate:policy/metrics@0.1.0";
-import * as registry from "tidegate:policy/registry@0.1.0";
-import * as state from "tidegate:policy/state@0.1.0";
+import * as lookups from "tidegate:policy/registry@0.1.0";
+import * as memory from "tidegate:policy/state@0.1.0";
 
-export { call, clock, config, image, log, metrics, registry, state };
+export { call, clock, config, image, log, metrics };
+
+// The engine wants all arguments: here those at the end that are options may be left out.
+export const registry = {
+  ...lookups,
+  referrers: (digest, artifactType) => lookups.referrers(digest, artifactType),
+};
+export const state = {
+  ...memory,
+  set: (key, value, ttlSecs) => memory.set(key, value, ttlSecs),
+  setOnce: (key, value, ttlSecs) => memory.setOnce(key, value, ttlSecs),
+  add: (key, delta, ttlSecs) => memory.add(key, delta, ttlSecs),
+};
 
 // The engine has no console: what is printed goes to the proxy's log.
 const say =
