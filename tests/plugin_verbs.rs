@@ -1,12 +1,14 @@
 //! `tidegate plugin check`, `test` and `bench`: a plugin by itself, without a proxy or its configuration.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Output};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tidegate_tests::content::sha256;
-use tidegate_tests::guests::{Does, Guest};
+use tidegate_tests::guests::{Does, Guest, denier};
 use tidegate_tests::image::Image;
 use tidegate_tests::plugins::{allowlist, cooldown, failover, puppet, quota, tag_guard, teller};
 use tidegate_tests::process::{offline, run};
@@ -24,8 +26,11 @@ fn folder<const N: usize>(files: [(&str, &[u8]); N]) -> TempDir {
 /// Runs a verb in a folder: its exit code, what it prints, and what it complains of.
 fn plugin(folder: &TempDir, arguments: &[&str]) -> (i32, String, String) {
     let mut command = Command::new(tidegate());
-    let Output { status, stdout, stderr } =
-        run(offline(&mut command).arg("plugin").args(arguments).current_dir(folder.path()));
+    let Output { status, stdout, stderr } = run(offline(&mut command)
+        .arg("plugin")
+        .args(arguments)
+        .current_dir(folder.path())
+        .env("XDG_STATE_HOME", folder.path()));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code().expect("it ends by itself"), text(stdout), text(stderr))
 }
@@ -411,4 +416,28 @@ expect = { message = "anonymous" }
     let (code, out, complaint) =
         plugin(&folder, &["test", "puppet.wasm", "cases.toml", "--config-files", "puppet.toml"]);
     assert_eq!(code, 0, "{out}{complaint}");
+}
+
+#[test]
+fn compiled_code_is_kept_but_for_check_which_says_what_compiling_costs() {
+    let folder = folder([
+        ("denier.wasm", &denier("no")),
+        ("cases.toml", b"[[case]]\nname = \"a\"\npull = \"alpine:1\"\nexpect = { admission = \"deny\" }\n"),
+    ]);
+    let kept = || -> Vec<(u64, SystemTime)> {
+        let entries = fs::read_dir(folder.path().join("tidegate/compiled")).into_iter().flatten();
+        let about = entries.map(|entry| entry.unwrap().metadata().unwrap());
+        about.map(|about| (about.ino(), about.modified().unwrap())).collect()
+    };
+    assert_eq!(plugin(&folder, &["check", "denier.wasm"]).0, 0);
+    assert_eq!(kept(), []);
+    assert_eq!(plugin(&folder, &["test", "denier.wasm", "cases.toml"]).0, 0);
+    let first = kept();
+    assert_eq!(first.len(), 1);
+    for verb in [&["test", "denier.wasm", "cases.toml"][..], &["bench", "denier.wasm"]] {
+        assert_eq!(plugin(&folder, verb).0, 0);
+        let again = kept();
+        assert_eq!(again[0].0, first[0].0, "the file is the one that was written first");
+        assert!(again[0].1 > first[0].1, "and was read");
+    }
 }

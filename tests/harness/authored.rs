@@ -11,6 +11,7 @@ use tempfile::TempDir;
 
 use crate::process::{run, run_within};
 use crate::program::{BUILD, tidegate, workspace};
+use crate::site::Site;
 
 /// What the plugin of each language says when it is asked about `library/boom`.
 pub const BOOM: &str = "this plugin cannot take a boom";
@@ -78,13 +79,23 @@ pub struct Authored {
     /// The plugin.
     pub wasm: Vec<u8>,
     project: PathBuf,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl Authored {
     /// Runs a verb about the plugin, in its project.
     pub fn plugin(&self, verb: &[&str]) -> Output {
-        run(Command::new(tidegate()).arg("plugin").args(verb).current_dir(&self.project))
+        let mut command = Command::new(tidegate());
+        run(command.arg("plugin").args(verb).current_dir(&self.project).env("XDG_STATE_HOME", self.folder.path()))
+    }
+
+    /// Gives a site, whose proxy is not started yet, the code that the verbs have compiled: as an author's own proxy
+    /// would find it.
+    pub fn keep_compiled(&self, site: &Site) {
+        let state = site.path("state");
+        fs::create_dir(&state).expect("a new folder");
+        let copied = run(Command::new("cp").arg("-a").arg(self.folder.path().join("tidegate/compiled")).arg(state));
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
     }
 }
 
@@ -145,7 +156,7 @@ fn once(name: &'static str, language: &'static str, change: impl FnOnce(&Path)) 
         let output = run_within(BUILD, &mut build_command(&project));
         assert!(output.status.success(), "{language}: {}", String::from_utf8_lossy(&output.stderr));
         let wasm = fs::read(project.join(format!("{name}.wasm"))).expect("it is built");
-        Arc::new(Authored { wasm, project, _folder: folder })
+        Arc::new(Authored { wasm, project, folder })
     };
     authored.get_or_init(build).clone()
 }

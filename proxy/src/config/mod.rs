@@ -28,7 +28,7 @@ pub use egress::{Egress, EgressProxy, Way};
 pub use file::{Log, LogFormat, LogLevel, OnLoadError};
 pub use limits::Limits;
 pub use login::Login;
-pub use plugins::Plugins;
+pub use plugins::{Plugins, default_state_dir};
 pub use registries::{Reach, is_public};
 pub use source::ConfigError;
 pub use tls::Tls;

@@ -21,6 +21,11 @@ pub struct Plugins {
     pub headers: Vec<String>,
 }
 
+/// The state folder where the configuration names none.
+pub fn default_state_dir() -> PathBuf {
+    user_folder("XDG_STATE_HOME", ".local/state", "/var/lib")
+}
+
 impl Source<'_> {
     pub fn plugins(&self, typed: file::Plugins, cache: &Path) -> Result<Plugins, ConfigError> {
         let dir = match typed.dir {
@@ -55,7 +60,7 @@ impl Source<'_> {
                 }
                 dir
             }
-            None => user_folder("XDG_STATE_HOME", ".local/state", "/var/lib"),
+            None => default_state_dir(),
         };
         for header in &typed.headers {
             let word = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);

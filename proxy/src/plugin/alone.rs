@@ -27,6 +27,8 @@ pub struct Files {
     pub settings: Option<String>,
     /// This program's executable.
     pub program: PathBuf,
+    /// The state folder that compiled code is kept for; none: it is compiled anew, whatever is kept.
+    pub state_dir: Option<PathBuf>,
 }
 
 /// A plugin that was loaded by itself.
@@ -51,7 +53,7 @@ pub struct About {
     pub imports: Vec<String>,
     /// Units: bytes.
     pub size: usize,
-    /// What it took to compile.
+    /// What it took to compile, or to read what was compiled before.
     pub compiling: Duration,
     /// What the first instance took, its configuration read.
     pub first_start: Duration,
@@ -68,12 +70,12 @@ impl Alone {
     /// # Errors
     /// A text for people: what the proxy would refuse, whatever the configuration.
     pub async fn load(files: Files) -> Result<Self, String> {
-        let Files { wasm, config, settings, program } = files;
+        let Files { wasm, config, settings, program, state_dir } = files;
         let mut version = find(&wasm, &config)?.read()?;
         version.settings = settings.map(|text| ConfigFile { name: "settings".to_owned(), text });
-        let engine = Arc::new(
-            Engine::new(program, &Keeping::Nothing).map_err(|err| format!("plugins cannot run here: {err:#}"))?,
-        );
+        let keeping = state_dir.as_deref().map_or(Keeping::Nothing, Keeping::Full);
+        let engine = Engine::new(program, &keeping).map_err(|err| format!("plugins cannot run here: {err:#}"))?;
+        let engine = Arc::new(engine);
         let (name, size) = (version.name.clone(), version.wasm.len());
         let started = Instant::now();
         let component = compile::compile(&engine, &version.wasm).await?;

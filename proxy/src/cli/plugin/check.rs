@@ -9,7 +9,7 @@ use super::Alike;
 use crate::plugin::About;
 
 pub(super) async fn check(given: &Alike) -> ExitCode {
-    let about = match given.load(None).await {
+    let about = match given.load(given.files()).await {
         Ok(alone) => alone.about,
         Err(refused) => return refused,
     };

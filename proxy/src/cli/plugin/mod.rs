@@ -18,7 +18,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
-use crate::config::Config;
+use crate::config::{Config, default_state_dir};
 use crate::plugin::{Alone, Files};
 use language::Language;
 
@@ -83,14 +83,24 @@ impl Verb {
 }
 
 impl Alike {
-    async fn load(&self, settings: Option<String>) -> Result<Alone, ExitCode> {
-        let (wasm, config, program) = (self.file.clone(), self.config_files.clone(), PathBuf::from(OWN_PROGRAM));
-        Alone::load(Files { wasm, config, settings, program }).await.map_err(|reason| self.refuse(&reason))
+    /// The files, to be compiled anew.
+    fn files(&self) -> Files {
+        Files {
+            wasm: self.file.clone(),
+            config: self.config_files.clone(),
+            settings: None,
+            program: PathBuf::from(OWN_PROGRAM),
+            state_dir: None,
+        }
     }
 
-    /// The same, where it must accept its configuration.
+    async fn load(&self, files: Files) -> Result<Alone, ExitCode> {
+        Alone::load(files).await.map_err(|reason| self.refuse(&reason))
+    }
+
+    /// Loads it with code that was compiled before, where there is some; it must accept its configuration.
     async fn load_ready(&self, settings: Option<String>) -> Result<Alone, ExitCode> {
-        let alone = self.load(settings).await?;
+        let alone = self.load(Files { settings, state_dir: Some(default_state_dir()), ..self.files() }).await?;
         match &alone.about.accepts {
             Ok(()) => Ok(alone),
             Err(reason) if self.config_files.is_empty() => {
