@@ -1,10 +1,12 @@
-//! Plugins that were built when the interface was younger, kept as they were built: what `wit/README.md` promises them.
+//! What `wit/README.md` promises: to plugins that were built when the interface was younger, kept as they were built, and
+//! of those that were built when it was older.
 
 use tidegate_tests::fake::{Act, Fake, Reply};
+use tidegate_tests::guests::{Does, Guest};
 use tidegate_tests::image::Image;
 use tidegate_tests::site::Site;
 
-use crate::{APP, assert_pulls, assert_whole, fake_with_app};
+use crate::{APP, assert_pulls, assert_whole, denial, fake_with_app};
 
 /// Built before the hooks `inspection` and `freshness`, and the imports `image`, `registry` and `metrics`, were there.
 const ALLOWLIST: &[u8] = include_bytes!("guests/kept/allowlist-0.1.0.wasm");
@@ -82,4 +84,20 @@ fn a_plugin_of_0_1_0_reads_all_facts_and_keeps_its_state() {
     }
     let failed = proxy.get("/v2/library/none/manifests/1").field("X-Tell-Failure", "all").fetch();
     assert!(failed.message().contains("failure=Failure::Status(404)"), "{}", failed.message());
+}
+
+#[test]
+fn a_plugin_that_calls_what_a_later_0_1_brought_is_refused_with_the_function_s_name() {
+    let (fake, _image) = fake_with_app();
+    let built = |guest: Guest, message| guest.admits(Does::Denies(message)).component();
+    let proxy = Site::of(&fake.url()).with([("10-guard.wasm", &built(Guest::new(), "as ever"))]).start();
+    let later = built(Guest::new().wants_later("moon-phase"), "by the moon");
+    let refusal = proxy.refusal("guard", |site| site.copy("10-guard.wasm", &later));
+    for part in ["tidegate:policy/call@0.1.0", "moon-phase"] {
+        assert!(refusal.field("reason").contains(part), "{refusal:?}");
+    }
+    assert_eq!(denial(&proxy), "as ever", "the version before stays");
+    // Built for the same later interface, it runs as long as it calls nothing of what came.
+    proxy.reload(|site| site.copy("10-guard.wasm", &built(Guest::new().knows_later("moon-phase"), "of its day")));
+    assert_eq!(denial(&proxy), "of its day");
 }

@@ -30,7 +30,7 @@ async fn print(rules: usize, way: &str, settings: &str) -> anyhow::Result<()> {
     let config = folder.path().join("allowlist.toml");
     std::fs::write(&config, format!("block = [{}]", blocked.join(", ")))?;
     let program = PathBuf::from(env!("CARGO_BIN_EXE_tidegate"));
-    let files = Files { wasm, config: vec![config], settings: Some(settings.to_owned()), program };
+    let files = Files { wasm, config: vec![config], settings: Some(settings.to_owned()), program, state_dir: None };
     let alone = Alone::load(files).await.map_err(anyhow::Error::msg)?;
     let (set, question) = (alone.set(), question());
     ensure!(set.admit(&question).await == Admission::Allow, "the pull must be allowed");

@@ -4,7 +4,9 @@
 //! what the host passes in from 32 KiB on.
 
 use std::fmt::Write as _;
+use std::fs;
 
+use tempfile::TempDir;
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::Resolve;
 
@@ -24,6 +26,8 @@ pub struct Guest {
     texts: usize,
     pages: u32,
     world: String,
+    /// A function that only a later interface has.
+    later: Option<&'static str>,
 }
 
 /// What the body of a hook does.
@@ -58,7 +62,7 @@ pub enum Does<'a> {
 impl Guest {
     /// Exports nothing yet.
     pub fn new() -> Self {
-        Self { hooks: Vec::new(), body: String::new(), texts: 1024, pages: 3, world: String::new() }
+        Self { hooks: Vec::new(), body: String::new(), texts: 1024, pages: 3, world: String::new(), later: None }
     }
 
     /// With the hook `admission`.
@@ -107,6 +111,20 @@ impl Guest {
         self
     }
 
+    /// Built for a later 0.1.y, in which the interface `call` has a function more; it does not call it.
+    #[must_use]
+    pub fn knows_later(mut self, function: &'static str) -> Self {
+        self.later = Some(function);
+        self
+    }
+
+    /// The same, and it calls it.
+    #[must_use]
+    pub fn wants_later(self, function: &'static str) -> Self {
+        let import = format!("(import \"tidegate:policy/call@0.1.0\" \"{function}\" (func $later))");
+        self.knows_later(function).with(&import).with("(func $use (call $later))")
+    }
+
     /// With more in its module, in the text format.
     #[must_use]
     pub fn with(mut self, more: &str) -> Self {
@@ -125,7 +143,10 @@ impl Guest {
     pub fn core(&self) -> Vec<u8> {
         let mut module = wat::parse_str(self.text()).unwrap_or_else(|error| panic!("{error}: {}", self.text()));
         let mut resolve = Resolve::default();
-        resolve.push_dir(workspace().join("wit")).expect("wit/ is right");
+        match self.later {
+            None => resolve.push_dir(workspace().join("wit")).expect("wit/ is right"),
+            Some(function) => resolve.push_dir(later(function).path()).expect("wit/ stays right"),
+        };
         let exports = self.hooks.iter().fold(String::new(), |mut text, hook| {
             let _ = writeln!(text, "export tidegate:policy/{hook}@0.1.0;");
             text
@@ -244,6 +265,20 @@ impl Guest {
             pages = self.pages,
         )
     }
+}
+
+/// The interface with a function more in `call`.
+fn later(function: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    for entry in fs::read_dir(workspace().join("wit")).expect("wit/ is there").flatten() {
+        let mut text = fs::read_to_string(entry.path()).expect("it is text");
+        if entry.file_name() == "call.wit" {
+            let end = text.rfind('}').expect("it ends with a brace");
+            text.insert_str(end, &format!("  {function}: func();\n"));
+        }
+        fs::write(folder.path().join(entry.file_name()), text).expect("it can be written");
+    }
+    folder
 }
 
 impl Default for Guest {
