@@ -93,7 +93,7 @@ fn a_plugin_that_calls_what_a_later_0_1_brought_is_refused_with_the_function_s_n
     let proxy = Site::of(&fake.url()).with([("10-guard.wasm", &built(Guest::new(), "as ever"))]).start();
     let later = built(Guest::new().wants_later("moon-phase"), "by the moon");
     let refusal = proxy.refusal("guard", |site| site.copy("10-guard.wasm", &later));
-    for part in ["tidegate:policy/call@0.1.0", "moon-phase"] {
+    for part in ["tidegate:policy/call@0.1.1", "moon-phase"] {
         assert!(refusal.field("reason").contains(part), "{refusal:?}");
     }
     assert_eq!(denial(&proxy), "as ever", "the version before stays");

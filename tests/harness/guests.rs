@@ -111,7 +111,7 @@ impl Guest {
         self
     }
 
-    /// Built for a later 0.1.y, in which the interface `call` has a function more; it does not call it.
+    /// Built for 0.1.1, in which the interface `call` has a function more; it does not call it.
     #[must_use]
     pub fn knows_later(mut self, function: &'static str) -> Self {
         self.later = Some(function);
@@ -141,7 +141,9 @@ impl Guest {
 
     /// As a core module that carries its component type.
     pub fn core(&self) -> Vec<u8> {
-        let mut module = wat::parse_str(self.text()).unwrap_or_else(|error| panic!("{error}: {}", self.text()));
+        let version = |text: String| if self.later.is_some() { text.replace("@0.1.0", "@0.1.1") } else { text };
+        let text = version(self.text());
+        let mut module = wat::parse_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
         let mut resolve = Resolve::default();
         match self.later {
             None => resolve.push_dir(workspace().join("wit")).expect("wit/ is right"),
@@ -155,7 +157,7 @@ impl Guest {
             "package tidegate:guests;\nworld guest {{ include tidegate:policy/host-api@0.1.0;\n{}{exports}}}",
             self.world
         );
-        let package = resolve.push_str("guests.wit", &world).expect("the world is right");
+        let package = resolve.push_str("guests.wit", &version(world)).expect("the world is right");
         let world = resolve.select_world(&[package], Some("guest")).expect("it was just pushed");
         embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("a module takes a section");
         module
@@ -267,11 +269,11 @@ impl Guest {
     }
 }
 
-/// The interface with a function more in `call`.
+/// The interface as 0.1.1, with a function more in `call`.
 fn later(function: &str) -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for entry in fs::read_dir(workspace().join("wit")).expect("wit/ is there").flatten() {
-        let mut text = fs::read_to_string(entry.path()).expect("it is text");
+        let mut text = fs::read_to_string(entry.path()).expect("it is text").replace("@0.1.0", "@0.1.1");
         if entry.file_name() == "call.wit" {
             let end = text.rfind('}').expect("it ends with a brace");
             text.insert_str(end, &format!("  {function}: func();\n"));

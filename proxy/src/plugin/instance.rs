@@ -532,7 +532,8 @@ impl Hooks {
         let engine = component.engine();
         let kind = component.component_type();
         let exports: Vec<String> = kind.exports(engine).map(|(name, _)| name.to_owned()).collect();
-        let has = |hook: &str| exports.iter().any(|export| export == &format!("tidegate:policy/{hook}@0.1.0"));
+        // Of any 0.1: what it calls is there, or it would not have been linked.
+        let has = |hook: &str| exports.iter().any(|export| export.starts_with(&format!("tidegate:policy/{hook}@0.1.")));
         let wrong = |hook: &str, err: wasmtime::Error| format!("its {hook} hook does not fit the interface: {err:#}");
         let hooks = Self {
             lifecycle: has("lifecycle")
@@ -563,7 +564,7 @@ impl Hooks {
         if hooks.names().is_empty() {
             let listed = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
             return Err(format!(
-                "it exports no hook of tidegate:policy@0.1.0 (admission, routing, fallback, inspection, freshness); it exports {listed}"
+                "it exports no hook of tidegate:policy@0.1 (admission, routing, fallback, inspection, freshness); it exports {listed}"
             ));
         }
         Ok(hooks)
