@@ -105,7 +105,6 @@ fn descriptor(media_type: &str, bytes: &[u8]) -> Value {
 }
 
 /// A tar archive of one file. Source: POSIX.1-1988, ustar.
-/// An archive with one file.
 pub fn tar(name: &str, bytes: &[u8]) -> Vec<u8> {
     let mut header = [0_u8; 512];
     let mut put = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());

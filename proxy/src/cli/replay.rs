@@ -112,7 +112,10 @@ async fn one(replaying: &Replaying, asked: &Replay, line: &Line, tally: &mut Tal
         && set.inspects(&question)
     {
         lacks_image = image.is_none() && (is_inspected || line.inspected.is_some());
-        question.image = image.filter(|image| !image.is_beside(reference)).map(Arc::new);
+        question.image = match image {
+            Some(image) if !image.is_beside(reference, &*question.lookups).await => Some(Arc::new(image)),
+            _ => None,
+        };
     }
     let before = Before::of(line);
     let after = decide(&set, &question, line, &before).await?;

@@ -3,10 +3,12 @@
 use bytes::Bytes;
 use tokio::sync::OnceCell;
 
-use super::lookups::Missing;
+use super::lookups::{Lookups, Missing};
 use crate::oci::manifest::{Contents, InvalidManifest, MEDIA_TYPES};
 use crate::oci::{Digest, Reference};
 
+/// Largest layer of what is beside an image. Units: bytes.
+const TEXT_MAX: usize = 4 << 20;
 /// Layers that something beside an image may have.
 const LAYERS_BESIDE_MAX: usize = 8;
 
@@ -35,9 +37,24 @@ impl Image {
         Ok(Self { digest, media_type: media_type.to_owned(), bytes, contents, config: OnceCell::new() })
     }
 
-    /// Whether it says of itself that it is something that a pull needs beside an image, and that a plugin's denial
-    /// would break: a signature, an attestation, an SBOM, or the list of them. What it holds must show that it is.
-    pub fn claims_to_be_beside(&self, asked: &Reference) -> bool {
+    /// Whether it is something that a pull needs beside an image, and that a plugin's denial would break: a signature, an
+    /// attestation, an SBOM, or the list of them. What it holds shows that it is: no layer of it can be unpacked,
+    /// whatever its media type says. A layer that cannot be had shows nothing.
+    pub async fn is_beside(&self, asked: &Reference, lookups: &dyn Lookups) -> bool {
+        if !self.claims_to_be_beside(asked) {
+            return false;
+        }
+        for layer in &self.contents.layers {
+            match lookups.blob(layer.digest, TEXT_MAX).await {
+                Ok(bytes) if is_text(&bytes) => {}
+                _ => return false,
+            }
+        }
+        true
+    }
+
+    /// Whether it says so of itself.
+    fn claims_to_be_beside(&self, asked: &Reference) -> bool {
         let named = match asked {
             Reference::Tag(tag) => is_of_a_digest(tag.as_str()),
             Reference::Digest(_) => false,
@@ -53,7 +70,7 @@ impl Image {
 
 /// Whether a layer is text and so no archive, whatever its media type says: clients unpack what calls itself a
 /// signature, too.
-pub fn is_text(layer: &[u8]) -> bool {
+fn is_text(layer: &[u8]) -> bool {
     let text = std::str::from_utf8(layer).is_ok_and(|text| !text.contains('\0'));
     // The one kind of archive whose beginning could be text.
     text && !layer.starts_with(b"BZh")

@@ -40,7 +40,7 @@ pub use cost::{Cost, measure};
 pub use facts::{Decided, Decision, Facts, Identity, Question, Seen, Tried};
 pub use folder::plugin_name;
 pub use given::Given;
-pub use image::{Image, is_text};
+pub use image::Image;
 pub use lookups::{Cached, Looking, Lookups, Missing};
 pub use reload::{Plugins, StartError};
 pub use replaying::Replaying;

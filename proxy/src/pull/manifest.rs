@@ -12,11 +12,9 @@ use crate::body::Body;
 use crate::cache::{Manifest, Tagged};
 use crate::oci::manifest::{MANIFEST_MAX, Negotiated, parse_blobs};
 use crate::oci::{Attempt, Candidate, Digest, Failure, Method, Place, Reference, Tag};
-use crate::plugin::{Image, Question, Rule, is_text};
+use crate::plugin::{Image, Question, Rule};
 use crate::upstream;
 
-/// Largest layer of what passes inspections since it is beside an image. Units: bytes.
-const TEXT_MAX: usize = 4 << 20;
 /// Why a copy is not served that is there.
 const TOO_OLD: &str = "the copy in the cache is older than `max_stale` lets it be";
 /// Why a copy is not served that is there.
@@ -332,23 +330,11 @@ impl Routed {
             let core = self.core();
             core.parents.learn(&core.cache, &found.place, *digest, children).await;
         }
-        if image.claims_to_be_beside(asked) && self.holds_only_text(&image).await {
+        if image.is_beside(asked, &*self.question().lookups).await {
             return Ok(());
         }
         let question = Question { image: Some(Arc::new(image)), ..self.question().clone() };
         self.plugins().inspect(&question).await.map_err(|denial| self.error(Cause::Denied(denial)))
-    }
-
-    /// Whether no layer of a manifest can be unpacked. One that cannot be had shows nothing.
-    async fn holds_only_text(&self, image: &Image) -> bool {
-        let lookups = &self.question().lookups;
-        for layer in &image.contents.layers {
-            match lookups.blob(layer.digest, TEXT_MAX).await {
-                Ok(bytes) if is_text(&bytes) => {}
-                _ => return false,
-            }
-        }
-        true
     }
 }
 
