@@ -100,4 +100,6 @@ fn a_plugin_that_calls_what_a_later_0_1_brought_is_refused_with_the_function_s_n
     // Built for the same later interface, it runs as long as it calls nothing of what came.
     proxy.reload(|site| site.copy("10-guard.wasm", &built(Guest::new().knows_later("moon-phase"), "of its day")));
     assert_eq!(denial(&proxy), "of its day");
+    let listed = proxy.admin("/plugins").text();
+    assert!(listed.contains("\"interface\":\"0.1.1\""), "{listed}");
 }

@@ -15,6 +15,7 @@ use super::engine::{Engine, PARTS_OF_SLOT, SLOTS};
 use super::facts::Question;
 use super::folder::Version;
 use super::guest::{Guest, Shared};
+use super::hooks::Hooks;
 use super::looking;
 use super::meter::{Late, Metered};
 use super::ruling::{Ask, Ruling};
@@ -96,16 +97,6 @@ impl Life {
     pub fn has_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
     }
-}
-
-/// The hooks that a component exports.
-pub(super) struct Hooks {
-    lifecycle: Option<lifecycle::GuestIndices>,
-    admission: Option<admission::GuestIndices>,
-    routing: Option<routing::GuestIndices>,
-    fallback: Option<fallback::GuestIndices>,
-    inspection: Option<inspection::GuestIndices>,
-    freshness: Option<freshness::GuestIndices>,
 }
 
 /// An instance, ready to be called.
@@ -523,68 +514,4 @@ fn call_error(err: &wasmtime::Error, deadline: Duration, store: &mut Store<Guest
         Some(said) => format!("{said} ({root})"),
         None => root,
     })
-}
-
-impl Hooks {
-    /// Finds the hooks among the exports of a component. One that has a hook's name but not its functions, and one
-    /// that has no hook at all, are refused.
-    fn find(component: &Component, pre: &InstancePre<Guest>) -> Result<Self, String> {
-        let engine = component.engine();
-        let kind = component.component_type();
-        let exports: Vec<String> = kind.exports(engine).map(|(name, _)| name.to_owned()).collect();
-        // Of any 0.1: what it calls is there, or it would not have been linked.
-        let has = |hook: &str| exports.iter().any(|export| export.starts_with(&format!("tidegate:policy/{hook}@0.1.")));
-        let wrong = |hook: &str, err: wasmtime::Error| format!("its {hook} hook does not fit the interface: {err:#}");
-        let hooks = Self {
-            lifecycle: has("lifecycle")
-                .then(|| lifecycle::GuestIndices::new(pre))
-                .transpose()
-                .map_err(|err| wrong("lifecycle", err))?,
-            admission: has("admission")
-                .then(|| admission::GuestIndices::new(pre))
-                .transpose()
-                .map_err(|err| wrong("admission", err))?,
-            routing: has("routing")
-                .then(|| routing::GuestIndices::new(pre))
-                .transpose()
-                .map_err(|err| wrong("routing", err))?,
-            fallback: has("fallback")
-                .then(|| fallback::GuestIndices::new(pre))
-                .transpose()
-                .map_err(|err| wrong("fallback", err))?,
-            inspection: has("inspection")
-                .then(|| inspection::GuestIndices::new(pre))
-                .transpose()
-                .map_err(|err| wrong("inspection", err))?,
-            freshness: has("freshness")
-                .then(|| freshness::GuestIndices::new(pre))
-                .transpose()
-                .map_err(|err| wrong("freshness", err))?,
-        };
-        if hooks.names().is_empty() {
-            let listed = if exports.is_empty() { "nothing".to_owned() } else { exports.join(", ") };
-            return Err(format!(
-                "it exports no hook of tidegate:policy@0.1 (admission, routing, fallback, inspection, freshness); it exports {listed}"
-            ));
-        }
-        Ok(hooks)
-    }
-
-    /// The deciding hooks that there are.
-    pub fn names(&self) -> Vec<&'static str> {
-        let all = ["admission", "routing", "fallback", "inspection", "freshness"];
-        all.into_iter().filter(|hook| self.has(hook)).collect()
-    }
-
-    /// Whether there is a hook.
-    pub fn has(&self, hook: &str) -> bool {
-        match hook {
-            "admission" => self.admission.is_some(),
-            "routing" => self.routing.is_some(),
-            "fallback" => self.fallback.is_some(),
-            "inspection" => self.inspection.is_some(),
-            "freshness" => self.freshness.is_some(),
-            _ => false,
-        }
-    }
 }

@@ -14,6 +14,7 @@ mod engine;
 mod folder;
 mod given;
 mod guest;
+mod hooks;
 mod image;
 mod instance;
 mod last_good;

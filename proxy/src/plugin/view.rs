@@ -10,9 +10,6 @@ use super::set::PluginSet;
 use super::settings::{Isolation, Mode};
 use crate::oci::Digest;
 
-/// The version of the interface that the plugins here are built for.
-const INTERFACE: &str = "0.1.0";
-
 /// One plugin in effect.
 #[derive(Clone, Debug)]
 pub struct View {
@@ -22,8 +19,8 @@ pub struct View {
     pub file: String,
     /// Of the file.
     pub digest: Digest,
-    /// Version of the interface.
-    pub interface: &'static str,
+    /// Version of the interface that it was built for.
+    pub interface: String,
     /// The hooks that it has.
     pub hooks: Vec<&'static str>,
     /// Whether what it decides holds.
@@ -69,7 +66,7 @@ impl Plugin {
             name: self.version.name.clone(),
             file: self.version.file.clone(),
             digest: Digest::sha256_of(&self.version.wasm),
-            interface: INTERFACE,
+            interface: self.hooks.interface.clone(),
             hooks: self.hooks.names(),
             mode: self.settings.mode,
             isolation: match self.settings.isolation {

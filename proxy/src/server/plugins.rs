@@ -111,7 +111,7 @@ fn in_effect(view: View) -> InEffect {
         name: view.name,
         file: view.file,
         digest: view.digest.to_string(),
-        interface: view.interface.to_owned(),
+        interface: view.interface,
         hooks: view.hooks.into_iter().map(str::to_owned).collect(),
         mode: view.mode.as_str().to_owned(),
         isolation: view.isolation.to_owned(),
