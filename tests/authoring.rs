@@ -6,6 +6,7 @@ use std::process::Command;
 use tidegate_tests::authored::{self, BOOM, no_latest};
 use tidegate_tests::clients::{Client, Docker};
 use tidegate_tests::eventually;
+use tidegate_tests::fake::{Act, Reply};
 use tidegate_tests::image::Image;
 use tidegate_tests::process::run;
 use tidegate_tests::program::tidegate;
@@ -75,6 +76,85 @@ fn a_plugin_in_go_decides() {
 #[test]
 fn a_plugin_in_c_decides() {
     decides("c");
+}
+
+/// Each hook does by the image's name what a hook in C must not: it leaves its answer unset, or gives one that is none.
+const CARELESS: &str = r#"
+#include <stdio.h>
+
+#include "admission.h"
+#include "fallback.h"
+#include "freshness.h"
+#include "inspection.h"
+#include "routing.h"
+
+#define DECIDES(hook, answer, pass) \
+  do { \
+    printf("%s about %.*s\n", hook, TEXT(request->repository)); \
+    printf("and so on"); \
+    if (tidegate_is(request->repository, "library/" hook)) answer->tag = 77; \
+    else if (!tidegate_is(request->repository, "library/no-" hook)) answer->tag = pass; \
+    if (tidegate_is(request->repository, "library/trap-" hook)) __builtin_trap(); \
+  } while (0)
+
+void tidegate_admission_admit(tidegate_request_t *request, tidegate_admission_verdict_t *verdict) {
+  DECIDES("admit", verdict, TIDEGATE_ADMISSION_VERDICT_ALLOW);
+}
+void tidegate_routing_route(tidegate_request_t *request, tidegate_routing_list_candidate_t *candidates,
+                            tidegate_routing_routes_t *routes) {
+  DECIDES("route", routes, TIDEGATE_ROUTING_ROUTES_PASS);
+}
+void tidegate_fallback_on_failure(tidegate_request_t *request, tidegate_fallback_list_attempt_t *attempts,
+                                  tidegate_fallback_list_candidate_t *remaining, tidegate_fallback_step_t *step) {
+  DECIDES("on_failure", step, TIDEGATE_FALLBACK_STEP_PASS);
+}
+void tidegate_inspection_inspect(tidegate_request_t *request, tidegate_inspection_finding_t *finding) {
+  DECIDES("inspect", finding, TIDEGATE_INSPECTION_FINDING_RELEASE);
+}
+void tidegate_freshness_judge(tidegate_request_t *request, tidegate_freshness_cached_tag_t *cached,
+                              tidegate_freshness_rule_t *rule) {
+  DECIDES("judge", rule, TIDEGATE_FRESHNESS_RULE_PASS);
+}
+"#;
+
+#[test]
+fn an_answer_in_c_that_is_none_fails_the_call_and_what_is_printed_is_told_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = authored::write("c", &folder);
+    fs::write(project.join("plugin.c"), CARELESS).unwrap();
+    let output = run(&mut authored::build_command(&project));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let wasm = fs::read(project.join("no-latest.wasm")).unwrap();
+
+    let (fake, image) = fake_with_app();
+    let hooks = [
+        ("admit", "tidegate_admission_admit"),
+        ("route", "tidegate_routing_route"),
+        ("inspect", "tidegate_inspection_inspect"),
+        ("judge", "tidegate_freshness_judge"),
+    ];
+    for (hook, _) in hooks {
+        fake.put_image(&image, &format!("library/{hook}:1"));
+        fake.put_image(&image, &format!("library/no-{hook}:1"));
+    }
+    let proxy = Site::of(&fake.url()).with([("10-careless.wasm", &wasm)]).start();
+    let about = |repository: &str, line: &str| {
+        let mark = proxy.mark();
+        let answer = proxy.get(&format!("/v2/library/{repository}/manifests/1")).fetch();
+        let event = proxy.wait(mark, line, &[("plugin", "careless")]);
+        assert_eq!(event.field("request"), answer.fields.get("X-Request-Id").unwrap_or_default(), "{event:?}");
+        answer.status
+    };
+    assert_eq!(about("app", "admit about library/app"), 200);
+    assert_eq!(about("app", "and so on"), 200);
+    assert_eq!(about("trap-admit", "admit about library/trap-admit"), 403);
+    for hook in ["on_failure", "no-on_failure"] {
+        fake.always(&format!("/v2/library/{hook}/manifests/1"), Act::Reply(Reply::status(500)));
+    }
+    for (hook, function) in hooks.into_iter().chain([("on_failure", "tidegate_fallback_on_failure")]) {
+        about(hook, &format!("{function} answered with the tag 77, which is none of the cases"));
+        about(&format!("no-{hook}"), &format!("{function} returned without an answer: its tag was not set"));
+    }
 }
 
 #[test]

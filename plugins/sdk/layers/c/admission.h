@@ -54,7 +54,7 @@ uint8_t * __wasm_export_tidegate_admission_admit(int32_t arg, int32_t arg0, uint
     (tidegate_string_t) (tidegate_string_t) { (uint8_t*)(arg3), (arg4) },
     (tidegate_reference_t) variant,
   };
-  tidegate_admission_verdict_t ret;
+  tidegate_admission_verdict_t ret = {.tag = TIDEGATE_UNSET};
   tidegate_admission_admit(&arg8, &ret);
   tidegate_admission_request_free(&arg8);
   uint8_t *ptr = (uint8_t *) &tidegate_admission_ret;
@@ -84,7 +84,9 @@ uint8_t * __wasm_export_tidegate_admission_admit(int32_t arg, int32_t arg0, uint
       }
       break;
     }
+    default: tidegate_unanswered("tidegate_admission_admit", (ret).tag);
   }
+  tidegate_flush();
   return ptr;
 }
 

@@ -97,7 +97,7 @@ uint8_t * __wasm_export_tidegate_fallback_on_failure(int32_t arg, int32_t arg0, 
   };
   tidegate_fallback_list_attempt_t arg20 = (tidegate_fallback_list_attempt_t) { (tidegate_fallback_attempt_t*)(arg8), (arg9) };
   tidegate_fallback_list_candidate_t arg21 = (tidegate_fallback_list_candidate_t) { (tidegate_fallback_candidate_t*)(arg10), (arg11) };
-  tidegate_fallback_step_t ret;
+  tidegate_fallback_step_t ret = {.tag = TIDEGATE_UNSET};
   tidegate_fallback_on_failure(&arg19, &arg20, &arg21, &ret);
   tidegate_fallback_request_free(&arg19);
   tidegate_fallback_list_attempt_free(&arg20);
@@ -174,7 +174,9 @@ uint8_t * __wasm_export_tidegate_fallback_on_failure(int32_t arg, int32_t arg0, 
       }
       break;
     }
+    default: tidegate_unanswered("tidegate_fallback_on_failure", (ret).tag);
   }
+  tidegate_flush();
   return ptr;
 }
 

@@ -69,7 +69,7 @@ uint8_t * __wasm_export_tidegate_freshness_judge(int32_t arg, int32_t arg0, uint
     (tidegate_string_t) (tidegate_string_t) { (uint8_t*)(arg3), (arg4) },
     (tidegate_reference_t) variant,
   };
-  tidegate_freshness_rule_t ret;
+  tidegate_freshness_rule_t ret = {.tag = TIDEGATE_UNSET};
   tidegate_freshness_judge(&arg12, option.is_some ? &(option.val) : NULL, &ret);
   tidegate_freshness_request_free(&arg12);
   tidegate_freshness_option_cached_tag_free(&option);
@@ -94,7 +94,9 @@ uint8_t * __wasm_export_tidegate_freshness_judge(int32_t arg, int32_t arg0, uint
       *((uint8_t **)(ptr + sizeof(void*))) = (uint8_t *) (*payload15).ptr;
       break;
     }
+    default: tidegate_unanswered("tidegate_freshness_judge", (ret).tag);
   }
+  tidegate_flush();
   return ptr;
 }
 

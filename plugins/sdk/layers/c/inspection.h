@@ -57,7 +57,7 @@ uint8_t * __wasm_export_tidegate_inspection_inspect(int32_t arg, int32_t arg0, u
     (tidegate_string_t) (tidegate_string_t) { (uint8_t*)(arg3), (arg4) },
     (tidegate_reference_t) variant,
   };
-  tidegate_inspection_finding_t ret;
+  tidegate_inspection_finding_t ret = {.tag = TIDEGATE_UNSET};
   tidegate_inspection_inspect(&arg8, &ret);
   tidegate_inspection_request_free(&arg8);
   uint8_t *ptr = (uint8_t *) &tidegate_inspection_ret;
@@ -91,7 +91,9 @@ uint8_t * __wasm_export_tidegate_inspection_inspect(int32_t arg, int32_t arg0, u
       }
       break;
     }
+    default: tidegate_unanswered("tidegate_inspection_inspect", (ret).tag);
   }
+  tidegate_flush();
   return ptr;
 }
 

@@ -27,9 +27,10 @@ void __wasm_export_tidegate_lifecycle_check_post_return(uint8_t * arg0) {
 __attribute__((__export_name__("tidegate:policy/lifecycle@0.1.0#check")))
 uint8_t * __wasm_export_tidegate_lifecycle_check(void) {
   tidegate_lifecycle_result_void_string_t ret;
-  tidegate_string_t err;
+  tidegate_string_t err = {NULL, 0};
   ret.is_err = !tidegate_lifecycle_check(&err);
   if (ret.is_err) {
+    if (err.ptr == NULL) tidegate_fail("tidegate_lifecycle_check failed without a text");
     ret.val.err = err;
   }
   uint8_t *ptr = (uint8_t *) &tidegate_lifecycle_ret;
@@ -40,6 +41,7 @@ uint8_t * __wasm_export_tidegate_lifecycle_check(void) {
   } else {
     *((int8_t*)(ptr + 0)) = 0;
   }
+  tidegate_flush();
   return ptr;
 }
 

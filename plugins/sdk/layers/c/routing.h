@@ -93,7 +93,7 @@ uint8_t * __wasm_export_tidegate_routing_route(int32_t arg, int32_t arg0, uint8_
     (tidegate_reference_t) variant,
   };
   tidegate_routing_list_candidate_t arg13 = (tidegate_routing_list_candidate_t) { (tidegate_routing_candidate_t*)(arg8), (arg9) };
-  tidegate_routing_routes_t ret;
+  tidegate_routing_routes_t ret = {.tag = TIDEGATE_UNSET};
   tidegate_routing_route(&arg12, &arg13, &ret);
   tidegate_routing_request_free(&arg12);
   tidegate_routing_list_candidate_free(&arg13);
@@ -127,7 +127,9 @@ uint8_t * __wasm_export_tidegate_routing_route(int32_t arg, int32_t arg0, uint8_
       }
       break;
     }
+    default: tidegate_unanswered("tidegate_routing_route", (ret).tag);
   }
+  tidegate_flush();
   return ptr;
 }
 

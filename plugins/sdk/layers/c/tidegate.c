@@ -118,6 +118,30 @@ void tidegate_fail(const char *format, ...) {
   va_start(arguments, format);
   tidegate_string_t text = print(format, arguments);
   va_end(arguments);
+  tidegate_flush();
   tidegate_log_write(TIDEGATE_LOG_LEVEL_ERROR, &text);
   __builtin_trap();
+}
+
+void tidegate_unanswered(const char *hook, unsigned tag) {
+  if (tag == TIDEGATE_UNSET) tidegate_fail("%s returned without an answer: its tag was not set", hook);
+  tidegate_fail("%s answered with the tag %u, which is none of the cases", hook, tag);
+}
+
+// The C library's own way to write out its files at the end. It is there only in a plugin that prints: to name `fflush`
+// or `stdout` would bring files into every other.
+extern void __stdio_exit(void) __attribute__((__weak__));
+
+void tidegate_flush(void) {
+  if (__stdio_exit) __stdio_exit();
+}
+
+// As on a terminal, a line that is printed goes out by itself: that which says why must not be lost in a trap. The C
+// library asks with the first of these when it first prints.
+int __isatty(int file) {
+  return file == 1 || file == 2;
+}
+
+int isatty(int file) {
+  return __isatty(file);
 }

@@ -31,10 +31,21 @@ tidegate_string_t tidegate_name(const tidegate_request_t *request);
 /// A 403 with the code `DENIED`. The message becomes the denial's.
 tidegate_denial_t tidegate_denial(tidegate_string_t message);
 
-/// Prints a warning that the client shows.
+/// A warning for the client, in the answer's header: newer container tools print it, others ignore it.
 void tidegate_warn(const char *format, ...) __attribute__((__format__(__printf__, 1, 2)));
 
 /// Fails the call: the text is the reason in the proxy's log.
 _Noreturn void tidegate_fail(const char *format, ...) __attribute__((__format__(__printf__, 1, 2)));
+
+// For the headers of the hooks.
+
+/// The tag of an answer that a hook has not set: none of the cases.
+#define TIDEGATE_UNSET 255
+
+/// Fails the call of a hook whose answer is none of the cases.
+_Noreturn void tidegate_unanswered(const char *hook, unsigned tag);
+
+/// Gives the host what was printed, so that it is told with this call.
+void tidegate_flush(void);
 
 #endif
