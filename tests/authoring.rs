@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use tidegate_tests::authored::{self, BOOM, no_latest};
 use tidegate_tests::clients::{Client, Docker};
 use tidegate_tests::eventually;
 use tidegate_tests::fake::{Act, Reply};
 use tidegate_tests::image::Image;
-use tidegate_tests::process::run;
-use tidegate_tests::program::tidegate;
+use tidegate_tests::process::{run, run_within};
+use tidegate_tests::program::{BUILD, tidegate};
 use tidegate_tests::site::Site;
 
 use crate::{assert_whole, fake_with_app};
@@ -236,5 +237,33 @@ fn what_a_compiler_or_a_layer_says_is_shown_and_what_was_built_stays() {
         assert!(!output.status.success(), "{language}: {text}");
         assert!(said.contains(told), "{language}: {said}");
         assert_eq!(fs::read_to_string(project.join("no-latest.wasm")).unwrap(), "as before");
+    }
+}
+
+/// All projects in Rust are built in one folder, where cargo knows crates by their names and places in a project.
+#[test]
+fn projects_in_rust_of_one_name_get_nothing_of_each_other() {
+    let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let projects = folders.each_ref().map(|folder| authored::write("rust", folder));
+    let [one, other] = &projects;
+    // As an older version of the SDK would be: cargo goes by times alone.
+    let long_ago = SystemTime::now() - Duration::from_hours(1);
+    for (source, from, to) in [
+        ("src/lib.rs", "is another image tomorrow", "is of the other project"),
+        ("tidegate/sdk/src/words.rs", "\"DENIED\"", "\"DENIED-BY-THE-OTHER-SDK\""),
+    ] {
+        let path = other.join(source);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains(from), "{source}");
+        fs::write(&path, text.replace(from, to)).unwrap();
+        fs::File::options().append(true).open(&path).unwrap().set_modified(long_ago).unwrap();
+    }
+    for (project, theirs) in [(one, false), (other, true), (one, false)] {
+        let output = run_within(BUILD, &mut authored::build_command(project));
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let wasm = fs::read(project.join("no-latest.wasm")).unwrap();
+        let says = |text: &str| wasm.windows(text.len()).any(|window| window == text.as_bytes());
+        assert_eq!(says("is another image tomorrow"), !theirs);
+        assert_eq!((says("is of the other project"), says("DENIED-BY-THE-OTHER-SDK")), (theirs, theirs));
     }
 }

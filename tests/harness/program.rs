@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::process::run_within;
 
 /// How long a build may take, with everything to be compiled on a small machine: a guard against hanging.
-pub(crate) const BUILD: Duration = Duration::from_mins(30);
+pub const BUILD: Duration = Duration::from_mins(30);
 
 /// Folder of the workspace.
 pub fn workspace() -> &'static Path {
