@@ -202,7 +202,7 @@ pub mod call {
         host(|host| host.remaining_ms)
     }
 
-    /// A text that the client prints.
+    /// A text for the client, in the header `Warning`.
     pub fn warn(message: &str) {
         host(|host| host.warnings.push(message.to_owned()));
     }

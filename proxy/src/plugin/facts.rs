@@ -193,7 +193,7 @@ impl Facts {
         }
     }
 
-    /// Adds a text that the client prints; what is too much is dropped.
+    /// Adds a text for the client, in the header `Warning`; what is too much is dropped.
     pub(super) fn warn(&self, message: &str) {
         let mut warnings = lock(&self.warnings);
         if warnings.len() < WARNINGS_MAX {

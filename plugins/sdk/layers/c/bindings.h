@@ -503,7 +503,7 @@ extern bool tidegate_call_attribute(tidegate_string_t *name, tidegate_string_t *
 extern tidegate_call_cached_t tidegate_call_cache(void);
 // Time that this call of the hook has left. Units: milliseconds.
 extern uint32_t tidegate_call_remaining_ms(void);
-// A text that the client prints (header `Warning: 299`).
+// A text for the client, in the answer's header `Warning: 299`: newer container tools print it, others ignore it.
 extern void tidegate_call_warn(tidegate_string_t *message);
 
 // Imported Functions from `tidegate:policy/config@0.1.0`
