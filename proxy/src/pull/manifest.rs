@@ -82,16 +82,18 @@ impl Routed {
     /// What the freshness plugins say of a tag.
     pub async fn judge(&self, tag: &Tag) -> Rule {
         let cached = || async {
-            let mut oldest = None;
+            // The first that is fresh, else the first that there is: the one that would be served.
+            let mut copy = None;
             for place in self.places() {
                 if let Some(tagged) = self.core().cache.tag(place, tag, self.caller().negotiated).await {
-                    let age = tagged.age.unwrap_or(Duration::MAX);
-                    if oldest.is_none() || is_fresh(self.live(), place, tagged.age) {
-                        oldest = Some((tagged.manifest.digest, age));
+                    let known = (tagged.manifest.digest, tagged.age.unwrap_or(Duration::MAX));
+                    if is_fresh(self.live(), place, tagged.age) {
+                        return Some(known);
                     }
+                    copy = copy.or(Some(known));
                 }
             }
-            oldest
+            copy
         };
         self.plugins().judge(self.question(), cached).await
     }
