@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::patience::{Carrier, Patient, Requests};
+use super::peer::Peer;
 use super::sending::{Sending, Streams};
 use super::table::Place;
 use crate::config::Limits;
@@ -75,7 +76,7 @@ enum Speaks {
 /// Serves a connection to its end.
 pub(super) async fn serve<H, F, B>(stream: TcpStream, terms: Terms, handle: H)
 where
-    H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
+    H: Fn(Arc<Peer>, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
@@ -95,11 +96,11 @@ where
         Err(_) => return tracing::debug!(client = %terms.peer, "a connection does not begin in time"),
     };
     let requests = Requests::default();
-    let (place, peer, counted) = (terms.place.clone(), terms.peer, requests.clone());
+    let (place, peer, counted) = (terms.place.clone(), Arc::new(Peer { address: terms.peer }), requests.clone());
     let service = service_fn(move |request| {
         counted.count();
         let busy = place.begin();
-        let response = handle(peer, request);
+        let response = handle(peer.clone(), request);
         // Boxed, so that a connection holds the room of a request only until its answer begins.
         Box::pin(async move {
             let (head, body) = response.await.into_parts();

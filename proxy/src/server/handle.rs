@@ -1,6 +1,6 @@
 //! One request: from HTTP to a pull, and from its answer back to HTTP.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 
 use http_body::Body;
@@ -13,6 +13,7 @@ use hyper::{Request, Response, StatusCode, Version};
 
 use super::error::Told;
 use super::guard::{self, Panicked};
+use super::peer::Peer;
 use super::watched::{Record, Watched, next_id};
 use crate::addressing::{self, Request as Addressed};
 use crate::body::Body as Sent;
@@ -39,11 +40,11 @@ pub(super) async fn guarded<B: Body>(
     core: Arc<Core>,
     traces: Traces,
     journal: Arc<Journal>,
-    peer: SocketAddr,
+    peer: Arc<Peer>,
     request: Request<B>,
 ) -> Response<Watched> {
     let id = next_id();
-    guard::guarded(handle(core, &traces, &journal, id.clone(), peer, request)).await.unwrap_or_else(|Panicked| {
+    guard::guarded(handle(core, &traces, &journal, id.clone(), &peer, request)).await.unwrap_or_else(|Panicked| {
         tracing::error!(request = id, "a request ended by a panic");
         // The specification has no code for it; clients go by the status.
         let told = Told::new(500, Code::Unsupported, format!("a fault of this mirror; its log has request {id}"));
@@ -56,16 +57,16 @@ async fn handle<B: Body>(
     traces: &Traces,
     journal: &Arc<Journal>,
     id: String,
-    peer: SocketAddr,
+    peer: &Peer,
     request: Request<B>,
 ) -> Response<Watched> {
     let live = core.live();
     let about = (request.method(), request.uri().path());
-    let mut record = Record::new(&core.metrics, journal, &live.config.log, id, peer.ip(), about);
+    let mut record = Record::new(&core.metrics, journal, &live.config.log, id, peer.address.ip(), about);
     let given = request.headers().get_all(TRACE_PARENT).iter().map(|value| value.to_str().unwrap_or_default());
     record.trace(traces.begin(given), about);
     let scope = record.scope();
-    let response = match scope.within(answer(&core, &live, peer.ip(), &request, &mut record)).await {
+    let response = match scope.within(answer(&core, &live, peer, &request, &mut record)).await {
         Ok(response) => response,
         Err(told) => {
             record.reason = Some(told.message.clone());
@@ -94,7 +95,7 @@ async fn handle<B: Body>(
 async fn answer<B: Body>(
     core: &Arc<Core>,
     live: &Arc<Live>,
-    client: IpAddr,
+    peer: &Peer,
     request: &Request<B>,
     record: &mut Record,
 ) -> Result<Response<Sent>, Told> {
@@ -132,7 +133,7 @@ async fn answer<B: Body>(
     // A loop ends here, before it takes anything: the mirror that asks is told, and its client by that one.
     let via = Via::parse(headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok()))
         .map_err(|found| Told::new(508, Code::Unsupported, found.to_string()))?;
-    let caller = Caller { via, ..caller(live, record, client, headers, &pull, query) };
+    let caller = Caller { via, ..caller(live, record, peer.address.ip(), headers, &pull, query) };
     let facts = caller.facts.clone();
     record.facts = Some(facts.clone());
     let result = pull::run(core, live, pull, caller).await;

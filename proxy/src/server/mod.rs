@@ -8,6 +8,7 @@ mod error;
 mod guard;
 mod handle;
 mod patience;
+mod peer;
 mod plugins;
 mod sending;
 mod table;
@@ -16,7 +17,6 @@ mod watched;
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -40,6 +40,7 @@ use crate::pull::Core;
 use crate::record::Journal;
 use crate::trace::Traces;
 use connection::Terms;
+use peer::Peer;
 use table::Table;
 
 /// Connections of operators at once: they have places of their own, so that no number of clients hides the figures.
@@ -164,7 +165,7 @@ impl Server {
         tls: impl Fn() -> Option<TlsAcceptor>,
         handle: H,
     ) where
-        H: Fn(SocketAddr, Request<Incoming>) -> F + Clone + Send + 'static,
+        H: Fn(Arc<Peer>, Request<Incoming>) -> F + Clone + Send + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
         B: http_body::Body<Data = bytes::Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
     {
