@@ -4,6 +4,8 @@ mod architecture;
 mod authoring;
 mod bad_guests;
 mod cache;
+mod callers;
+mod callers_clients;
 mod cli;
 mod clients_faults;
 mod coalescing;

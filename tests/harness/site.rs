@@ -22,6 +22,7 @@ pub struct Site {
     top: String,
     log: String,
     cache: String,
+    clients: String,
     limits: String,
     plugins: String,
     registries: String,
@@ -42,9 +43,9 @@ impl Site {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         fs::create_dir(folder.path().join("plugins.d")).unwrap();
         let any = "127.0.0.1:0".to_owned();
-        let (top, log, cache, limits, plugins, registries, variables, wrapper) = Default::default();
+        let (top, log, cache, clients, limits, plugins, registries, variables, wrapper) = Default::default();
         let listen = any.clone();
-        Self { folder, listen, admin: any, top, log, cache, limits, plugins, registries, variables, wrapper }
+        Self { folder, listen, admin: any, top, log, cache, clients, limits, plugins, registries, variables, wrapper }
     }
 
     /// One registry, `docker.io`, which is the default one.
@@ -92,6 +93,26 @@ impl Site {
     pub fn cache(mut self, line: &str) -> Self {
         self.cache = format!("{}{line}\n", self.cache);
         self
+    }
+
+    /// With lines in the table `clients`.
+    #[must_use]
+    pub fn clients(mut self, lines: &str) -> Self {
+        self.clients = format!("{}{lines}\n", self.clients);
+        self
+    }
+
+    /// With users who have these passwords, in the table `clients`.
+    #[must_use]
+    pub fn users(self, users: &[(&str, &str)]) -> Self {
+        let file = self.path("htpasswd");
+        self.write_users(users);
+        self.clients(&format!("htpasswd = \"{}\"", file.display()))
+    }
+
+    /// Writes the file of users anew.
+    pub fn write_users(&self, users: &[(&str, &str)]) {
+        fs::write(self.path("htpasswd"), htpasswd(users)).unwrap();
     }
 
     /// With lines in the table `limits`.
@@ -191,9 +212,17 @@ impl Site {
         let config = format!(
             "listen = \"{}\"\nadmin = \"{}\"\n{}\n[log]\nformat = \"json\"\n{}\n\
              [cache]\ndir = \"{folder}/cache\"\n{}\n\
-             [limits]\n{}\n\
+             [clients]\n{}\n[limits]\n{}\n\
              [plugins]\ndir = \"{folder}/plugins.d\"\nstate_dir = \"{folder}/state\"\n{}\n{}",
-            self.listen, self.admin, self.top, self.log, self.cache, self.limits, self.plugins, self.registries,
+            self.listen,
+            self.admin,
+            self.top,
+            self.log,
+            self.cache,
+            self.clients,
+            self.limits,
+            self.plugins,
+            self.registries,
         );
         let file = self.path("tidegate.toml");
         fs::write(&file, config).unwrap();
@@ -256,6 +285,12 @@ impl HalfCopy {
     pub fn finish(mut self) {
         self.file.write_all(&self.rest).unwrap();
     }
+}
+
+/// A file of users as `htpasswd -B` makes it, with hashes that cost little.
+pub fn htpasswd(users: &[(&str, &str)]) -> String {
+    let line = |(user, password): &(&str, &str)| format!("{user}:{}\n", bcrypt::hash(password, 4).unwrap());
+    users.iter().map(line).collect()
 }
 
 /// All files below a folder, with their lengths; none where there is no folder.

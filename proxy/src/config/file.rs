@@ -22,6 +22,8 @@ pub(super) struct File {
     #[serde(default)]
     pub tls: Tls,
     #[serde(default)]
+    pub clients: Clients,
+    #[serde(default)]
     pub cache: Cache,
     #[serde(default)]
     pub plugins: Plugins,
@@ -43,6 +45,19 @@ pub(super) struct File {
 pub(super) struct Tls {
     pub certificate: Option<Spanned<PathBuf>>,
     pub key: Option<Spanned<PathBuf>>,
+}
+
+/// `[clients]`
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Clients {
+    pub anonymous: Option<Vec<Spanned<String>>>,
+    pub htpasswd: Option<Spanned<PathBuf>>,
+    pub groups: Option<Spanned<PathBuf>>,
+    pub certificates: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub trusted_proxies: Vec<Spanned<String>>,
+    pub address_from: Option<Spanned<String>>,
 }
 
 /// `[cache]`
@@ -108,6 +123,9 @@ pub(super) struct Registry {
     pub token_file: Option<Spanned<PathBuf>>,
     pub identity_token_file: Option<Spanned<PathBuf>>,
     pub docker_config: Option<Spanned<PathBuf>>,
+    pub credentials: Option<Spanned<String>>,
+    pub authorize: Option<Spanned<String>>,
+    pub authorize_ttl: Option<Spanned<String>>,
     #[serde(default)]
     pub repositories: BTreeMap<Spanned<String>, Login>,
     #[serde(default)]

@@ -3,6 +3,8 @@
 //! A configuration that is wrong is refused whole, with file, line and key; nothing of it takes effect.
 
 mod cache;
+mod callers;
+mod clients;
 mod decisions;
 mod egress;
 mod file;
@@ -23,6 +25,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use cache::{Cache, TagTimes};
+pub use callers::Callers;
+pub use clients::{AddressFrom, Authorities, Clients, User, Users};
 pub use decisions::Decisions;
 pub use egress::{Egress, EgressProxy, Way};
 pub use file::{Log, LogFormat, LogLevel, OnLoadError};
@@ -55,6 +59,10 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// What the listener for clients shows them; none: it speaks plain HTTP.
     pub tls: Option<Tls>,
+    /// Who may ask.
+    pub clients: Arc<Clients>,
+    /// Whether a registry is asked with the credentials of callers, or asked whom it would serve.
+    pub asks_callers: bool,
     /// The registry of a client that names none.
     pub default_registry: Registry,
     /// Whether any public registry is reached by its name.
@@ -137,6 +145,7 @@ impl Config {
             None => Registry::parse(Registry::DOCKER_HUB).expect("a registry"),
         };
         let tls = source.tls(file.tls)?;
+        let clients = Arc::new(source.clients(file.clients, tls.is_some())?);
         let cache = source.cache(file.cache)?;
         let plugins = source.plugins(file.plugins, &cache.dir)?;
         let limits = source.limits(&file.limits)?;
@@ -159,10 +168,13 @@ impl Config {
                 ));
             }
         }
+        let asks_callers = registries.values().any(|reach| reach.asks_callers());
         let config = Self {
             listen,
             admin,
             tls,
+            clients,
+            asks_callers,
             default_registry,
             open_registries: file.open_registries,
             docker_config,
@@ -224,7 +236,8 @@ impl Config {
 
     /// The files that it was read from: its own, and those whose contents are part of it.
     pub fn files(&self) -> Vec<Read> {
-        self.file.iter().chain(self.tls.iter().flat_map(|tls| &tls.files)).cloned().collect()
+        let of_tls = self.tls.iter().flat_map(|tls| &tls.files);
+        self.file.iter().chain(of_tls).chain(&self.clients.files).cloned().collect()
     }
 
     /// Why the file as a whole is not taken.

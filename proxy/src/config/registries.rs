@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use url::Url;
 
+use super::callers::Callers;
 use super::egress::Way;
 use super::login::Login;
 use super::source::{ConfigError, Source};
@@ -30,13 +31,20 @@ pub struct Reach {
     pub trust: Trust,
     /// The way there, where it has one of its own.
     pub way: Option<Way>,
+    /// What it has to do with who asks.
+    pub callers: Callers,
 }
 
 impl Reach {
     /// A public registry that nobody listed.
     pub fn unlisted(url: Url, docker_config: Option<PathBuf>) -> Self {
-        let (logins, redirect_hosts, trust) = Default::default();
-        Self { url, listed: false, logins, docker_config, redirect_hosts, trust, way: None }
+        let (logins, redirect_hosts, trust, callers) = Default::default();
+        Self { url, listed: false, logins, docker_config, redirect_hosts, trust, way: None, callers }
+    }
+
+    /// Whether callers' own credentials are of use to it.
+    pub fn asks_callers(&self) -> bool {
+        self.callers != Callers::default()
     }
 
     /// What a repository is asked with: of the longest prefix that covers it, component by component.
@@ -169,7 +177,8 @@ impl Source<'_> {
         }
         let trust = self.trust(typed.ca_file, typed.client_cert, typed.client_key, typed.insecure, &table)?;
         let way = self.way(typed.proxy, typed.proxy_password_file, &table)?;
-        Ok(Reach { url, listed: true, logins, docker_config, redirect_hosts, trust, way })
+        let callers = self.callers(typed.credentials, typed.authorize, typed.authorize_ttl, &table)?;
+        Ok(Reach { url, listed: true, logins, docker_config, redirect_hosts, trust, way, callers })
     }
 
     /// `HOST`, `HOST:PORT`, or `*.DOMAIN` for every name below a domain.

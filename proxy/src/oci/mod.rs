@@ -1,6 +1,7 @@
 //! The words of the OCI distribution specification as types. Pure: no input, no output.
 
 pub mod challenge;
+pub mod credentials;
 pub mod digest;
 pub mod endpoint;
 pub mod error;
@@ -9,6 +10,7 @@ pub mod name;
 pub mod pull;
 pub mod rate_limit;
 
+pub use credentials::Credentials;
 pub use digest::Digest;
 pub use endpoint::Endpoint;
 pub use error::Code;

@@ -37,7 +37,7 @@ use crate::cache::{Cache, Link, Manifest};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::Negotiated;
-use crate::oci::{Content, Digest, Place, Pull, Reference};
+use crate::oci::{Content, Credentials, Digest, Place, Pull, Reference};
 use crate::plugin::{Decision, Facts, Plugins};
 use crate::upstream::{Upstreams, Via};
 use admitted::Admitted;
@@ -91,6 +91,8 @@ pub struct Live {
 pub struct Caller {
     /// Who asks.
     pub facts: Arc<Facts>,
+    /// What it sent, for registries that are asked with it.
+    pub credentials: Option<Arc<Credentials>>,
     /// Which manifests it takes.
     pub negotiated: Negotiated,
     /// Header `Range`.

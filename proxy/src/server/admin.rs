@@ -120,7 +120,8 @@ pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
         Vec::new(),
     );
     let (negotiated, via) = (Negotiated::ALL, Via::default());
-    let caller = Caller { facts: Arc::new(facts), negotiated, range: None, query: String::new(), via };
+    let caller =
+        Caller { facts: Arc::new(facts), credentials: None, negotiated, range: None, query: String::new(), via };
     let (asked, facts) = (pull.clone(), caller.facts.clone());
     let explained = pull::explain(core, &live, pull, caller).await;
     let dry = dry_line(&asked, &facts, &explained, core.plugins.current().generation());

@@ -5,8 +5,8 @@ use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
@@ -26,7 +26,8 @@ use super::patience::{Carrier, Patient, Requests};
 use super::peer::Peer;
 use super::sending::{Sending, Streams};
 use super::table::Place;
-use crate::config::Limits;
+use super::who;
+use crate::config::{AddressFrom, Clients, Limits};
 
 /// Largest head of a request. Units: bytes.
 const HEAD_MAX: u32 = 32 << 10;
@@ -48,6 +49,9 @@ const PING: Duration = Duration::from_secs(20);
 /// How long the last words of a connection may take that must end now.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
+/// How often it is said that a proxy is not understood.
+const PROXY_REPORT: Duration = Duration::from_secs(10);
+
 /// How every connection of HTTP/2 begins (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// First byte of a TLS handshake (RFC 8446, section 5.1).
@@ -58,6 +62,7 @@ const NOT_PLAIN: &str = "this address speaks https: put https:// in front of it\
 /// What a connection goes by.
 pub(super) struct Terms {
     pub peer: SocketAddr,
+    pub clients: Arc<Clients>,
     pub limits: Limits,
     pub tls: Option<TlsAcceptor>,
     pub place: Arc<Place>,
@@ -83,20 +88,23 @@ where
     let _ = stream.set_nodelay(true);
     // Nothing was asked yet: there is nothing to finish.
     let opened = tokio::select! {
-        opened = tokio::time::timeout(terms.limits.request_head, open(stream, terms.tls.clone())) => opened,
+        opened = tokio::time::timeout(terms.limits.request_head, open(stream, &terms)) => opened,
         () = terms.drain.cancelled() => return,
         () = terms.abort.cancelled() => return,
         () = terms.place.must_go() => return,
     };
-    let (carrier, prefix, speaks) = match opened {
+    let (peer, carrier, prefix, speaks) = match opened {
         Ok(Ok(opened)) => opened,
+        Ok(Err(err)) if err.kind() == io::ErrorKind::InvalidData && terms.clients.address_from.is_some() => {
+            return warn_of_proxy(terms.peer, &err);
+        }
         Ok(Err(err)) => {
             return tracing::debug!(client = %terms.peer, error = err.to_string(), "a connection does not begin");
         }
         Err(_) => return tracing::debug!(client = %terms.peer, "a connection does not begin in time"),
     };
     let requests = Requests::default();
-    let (place, peer, counted) = (terms.place.clone(), Arc::new(Peer { address: terms.peer }), requests.clone());
+    let (place, peer, counted) = (terms.place.clone(), Arc::new(peer), requests.clone());
     let service = service_fn(move |request| {
         counted.count();
         let busy = place.begin();
@@ -145,20 +153,42 @@ where
     }
 }
 
-/// Finds out what a connection speaks.
-async fn open(stream: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<(Carrier, Bytes, Speaks)> {
-    let Some(tls) = tls else { return open_plain(stream).await };
+/// Finds out who connects, and what the connection speaks.
+async fn open(mut stream: TcpStream, terms: &Terms) -> io::Result<(Peer, Carrier, Bytes, Speaks)> {
+    let proxied = terms.clients.is_trusted_proxy(terms.peer.ip());
+    let mut peer = Peer { address: terms.peer, secure: false, proxied, certificate: None };
+    if proxied && terms.clients.address_from == Some(AddressFrom::ProxyProtocol) {
+        peer.address = who::read_proxied(&mut stream).await?.unwrap_or(terms.peer);
+    }
+    let Some(tls) = terms.tls.clone() else {
+        let (carrier, prefix, speaks) = open_plain(stream).await?;
+        return Ok((peer, carrier, prefix, speaks));
+    };
     let mut first = [0];
     if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
         refuse_plain(stream).await;
         return Err(io::Error::other("plain HTTP where TLS is spoken"));
     }
     let stream = tls.accept(stream).await?;
-    let speaks = match stream.get_ref().1.alpn_protocol() {
+    let session = stream.get_ref().1;
+    peer.secure = true;
+    let shown = session.peer_certificates().and_then(|chain| chain.first());
+    peer.certificate = shown.and_then(who::identity_of_certificate);
+    let speaks = match session.alpn_protocol() {
         Some(b"h2") => Speaks::Http2,
         _ => Speaks::Http1,
     };
-    Ok((Carrier::Tls(Box::new(stream)), Bytes::new(), speaks))
+    Ok((peer, Carrier::Tls(Box::new(stream)), Bytes::new(), speaks))
+}
+
+/// Says that a proxy that is believed does not say for whom it connects; not each time.
+fn warn_of_proxy(proxy: SocketAddr, err: &io::Error) {
+    static SAID: Mutex<Option<Instant>> = Mutex::new(None);
+    let mut said = SAID.lock().unwrap_or_else(PoisonError::into_inner);
+    if said.is_none_or(|said| said.elapsed() > PROXY_REPORT) {
+        *said = Some(Instant::now());
+        tracing::warn!(proxy = %proxy.ip(), error = err.to_string(), "a trusted proxy is not understood: have it send the PROXY protocol, or take it out of clients.trusted_proxies");
+    }
 }
 
 async fn open_plain(mut stream: TcpStream) -> io::Result<(Carrier, Bytes, Speaks)> {

@@ -17,14 +17,44 @@ pub(super) struct Told {
     pub retry_after: Option<Duration>,
     /// Whether the connection ends with it.
     pub close: bool,
+    /// What the client is asked for instead of an answer.
+    pub challenge: Option<Challenge>,
+    /// The same as the header `WWW-Authenticate`.
+    pub authenticate: Option<String>,
     /// The policy's decision that it tells, and the plugin that decided.
     pub denied_by: Option<String>,
+}
+
+/// What a client is asked for that has shown nothing, or nothing that holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Challenge {
+    /// A token.
+    Ask,
+    /// A new one.
+    Renew,
 }
 
 impl Told {
     /// An answer with nothing but its message.
     pub fn new(status: u16, code: Code, message: impl Into<String>) -> Self {
-        Self { status, code, message: message.into(), detail: None, retry_after: None, close: false, denied_by: None }
+        Self {
+            status,
+            code,
+            message: message.into(),
+            detail: None,
+            retry_after: None,
+            close: false,
+            challenge: None,
+            authenticate: None,
+            denied_by: None,
+        }
+    }
+}
+
+impl Told {
+    /// With its challenge put into words.
+    pub fn challenging(self, words: impl FnOnce(Challenge) -> String) -> Self {
+        Self { authenticate: self.challenge.map(words), ..self }
     }
 }
 
@@ -53,6 +83,8 @@ impl From<Error> for Told {
                 detail: Some(what),
                 retry_after: denial.retry_after,
                 close: false,
+                challenge: None,
+                authenticate: None,
                 denied_by: Some(denial.plugin),
             },
             Cause::UnknownRegistry(registry) => Self::new(

@@ -1,12 +1,15 @@
 //! One request: from HTTP to a pull, and from its answer back to HTTP.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::error::Error;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http_body::Body;
 use hyper::header::{
     ACCEPT, ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderMap,
     HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT, VIA, WARNING,
+    WWW_AUTHENTICATE,
 };
 use hyper::http::uri::Authority;
 use hyper::{Request, Response, StatusCode, Version};
@@ -15,6 +18,7 @@ use super::error::Told;
 use super::guard::{self, Panicked};
 use super::peer::Peer;
 use super::watched::{Record, Watched, next_id};
+use super::who::{self, Asking, Known, Who};
 use crate::addressing::{self, Request as Addressed};
 use crate::body::Body as Sent;
 use crate::oci::manifest::Negotiated;
@@ -35,16 +39,22 @@ const TARGET_MAX: usize = 8 << 10;
 /// Media types of one request's Accept that are looked at.
 const ACCEPT_MAX: usize = 64;
 
+/// What requests are answered with.
+pub(super) struct Answering {
+    pub core: Arc<Core>,
+    pub traces: Traces,
+    pub journal: Arc<Journal>,
+    pub who: Who,
+}
+
 /// Answers a request of a client, also where answering it panics.
-pub(super) async fn guarded<B: Body>(
-    core: Arc<Core>,
-    traces: Traces,
-    journal: Arc<Journal>,
-    peer: Arc<Peer>,
-    request: Request<B>,
-) -> Response<Watched> {
+pub(super) async fn guarded<B>(answering: Arc<Answering>, peer: Arc<Peer>, request: Request<B>) -> Response<Watched>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     let id = next_id();
-    guard::guarded(handle(core, &traces, &journal, id.clone(), &peer, request)).await.unwrap_or_else(|Panicked| {
+    guard::guarded(handle(&answering, id.clone(), &peer, request)).await.unwrap_or_else(|Panicked| {
         tracing::error!(request = id, "a request ended by a panic");
         // The specification has no code for it; clients go by the status.
         let told = Told::new(500, Code::Unsupported, format!("a fault of this mirror; its log has request {id}"));
@@ -52,21 +62,30 @@ pub(super) async fn guarded<B: Body>(
     })
 }
 
-async fn handle<B: Body>(
-    core: Arc<Core>,
-    traces: &Traces,
-    journal: &Arc<Journal>,
-    id: String,
-    peer: &Peer,
-    request: Request<B>,
-) -> Response<Watched> {
+async fn handle<B>(answering: &Answering, id: String, peer: &Peer, request: Request<B>) -> Response<Watched>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let Answering { core, traces, journal, who } = answering;
     let live = core.live();
     let about = (request.method(), request.uri().path());
-    let mut record = Record::new(&core.metrics, journal, &live.config.log, id, peer.address.ip(), about);
+    let client = who::client_address(&live.config.clients, peer, request.headers());
+    let address = client.as_ref().map_or(peer.address.ip(), |address| *address);
+    let mut record = Record::new(&core.metrics, journal, &live.config.log, id, address, about);
     let given = request.headers().get_all(TRACE_PARENT).iter().map(|value| value.to_str().unwrap_or_default());
     record.trace(traces.begin(given), about);
     let scope = record.scope();
-    let response = match scope.within(answer(&core, &live, peer, &request, &mut record)).await {
+    let answered = async {
+        let client = client.map_err(|reason| Told::new(400, Code::Unsupported, reason))?;
+        let asking = Asking { who, config: &live.config, peer, client };
+        if asking.is_for_token(request.uri().path()) {
+            return asking.serve_token(request, &mut record).await;
+        }
+        let answered = answer(core, &live, &asking, &request, &mut record).await;
+        answered.map_err(|told| told.challenging(|renew| asking.challenge(&request, renew)))
+    };
+    let response = match scope.within(answered).await {
         Ok(response) => response,
         Err(told) => {
             record.reason = Some(told.message.clone());
@@ -95,7 +114,7 @@ async fn handle<B: Body>(
 async fn answer<B: Body>(
     core: &Arc<Core>,
     live: &Arc<Live>,
-    peer: &Peer,
+    asking: &Asking<'_>,
     request: &Request<B>,
     record: &mut Record,
 ) -> Result<Response<Sent>, Told> {
@@ -124,8 +143,11 @@ async fn answer<B: Body>(
         return Err(refuse(414, &format!("the address is longer than {TARGET_MAX} bytes, which no name needs")));
     }
     let query = request.uri().query().unwrap_or_default();
-    let (pull, query) = match addressing::resolve(method, request.uri().path(), query, &live.config.default_registry)? {
-        Addressed::Base => return Ok(base()),
+    let addressed = addressing::resolve(method, request.uri().path(), query, &live.config.default_registry)?;
+    let known = asking.identify(headers).await?;
+    record.known(known.identity.as_ref());
+    let (pull, query) = match addressed {
+        Addressed::Base => return asking.may_go_unasked(&known).map(|()| base()),
         Addressed::Unsupported => return Err(Told::new(404, Code::Unsupported, "a mirror offers no such thing")),
         Addressed::Pull(pull, query) => (pull, query),
     };
@@ -133,7 +155,7 @@ async fn answer<B: Body>(
     // A loop ends here, before it takes anything: the mirror that asks is told, and its client by that one.
     let via = Via::parse(headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok()))
         .map_err(|found| Told::new(508, Code::Unsupported, found.to_string()))?;
-    let caller = Caller { via, ..caller(live, record, peer.address.ip(), headers, &pull, query) };
+    let caller = Caller { via, ..caller(live, record, &known, headers, (&pull, query)) };
     let facts = caller.facts.clone();
     record.facts = Some(facts.clone());
     let result = pull::run(core, live, pull, caller).await;
@@ -142,7 +164,7 @@ async fn answer<B: Body>(
         record.decision = Some(decision.as_str());
         record.policy = decision.policy();
     }
-    let answer = result?;
+    let answer = result.map_err(|err| asking.ask_instead(&known, err.into()))?;
     (record.source, record.digest) = (Some(answer.source), answer.digest);
     Ok(response(answer, headers))
 }
@@ -175,7 +197,8 @@ fn base() -> Response<Sent> {
     response
 }
 
-fn caller(live: &Live, record: &Record, client: IpAddr, headers: &HeaderMap, pull: &Pull, query: String) -> Caller {
+fn caller(live: &Live, record: &Record, known: &Known, headers: &HeaderMap, asked: (&Pull, String)) -> Caller {
+    let (pull, query) = asked;
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let accept: Vec<String> = headers
         .get_all(ACCEPT)
@@ -192,7 +215,8 @@ fn caller(live: &Live, record: &Record, client: IpAddr, headers: &HeaderMap, pul
     let shown = allowed.iter().flat_map(|name| {
         headers.get_all(name.as_str()).iter().filter_map(move |value| Some((name.clone(), text(value)?)))
     });
-    let mut facts = Facts::new(record.id.clone(), client, user_agent, accept, shown.collect());
+    let mut facts = Facts::new(record.id.clone(), record.client(), user_agent, accept, shown.collect());
+    facts.identity.clone_from(&known.identity);
     facts.recorded = record.is_written();
     // A range that holds for another content than this is none (RFC 9110, section 13.1.5).
     let stands = match (&pull.content, headers.get(IF_RANGE)) {
@@ -201,7 +225,8 @@ fn caller(live: &Live, record: &Record, client: IpAddr, headers: &HeaderMap, pul
         (_, Some(_)) => false,
     };
     let range = headers.get(RANGE).filter(|_| stands).and_then(text);
-    Caller { facts: Arc::new(facts), negotiated, range, query, via: Via::default() }
+    let credentials = known.credentials.clone();
+    Caller { facts: Arc::new(facts), credentials, negotiated, range, query, via: Via::default() }
 }
 
 fn etag(digest: &Digest) -> String {
@@ -255,6 +280,9 @@ fn refusal(told: &Told) -> Response<Sent> {
     }
     if told.status == 405 {
         put(headers, ALLOW, "GET, HEAD");
+    }
+    if let Some(challenge) = &told.authenticate {
+        put(headers, WWW_AUTHENTICATE, challenge);
     }
     if told.close {
         put(headers, CONNECTION, "close");

@@ -14,6 +14,7 @@ mod sending;
 mod table;
 mod tls;
 mod watched;
+mod who;
 
 use std::future::Future;
 use std::io;
@@ -34,14 +35,16 @@ pub use cache::{GUARD, parse_target};
 pub use guard::report_panics;
 pub use plugins::{Failed, InEffect, NotLoaded, Off, PluginList};
 
-use crate::config::Tls;
+use crate::config::Config;
 use crate::metrics::Listener;
 use crate::pull::Core;
 use crate::record::Journal;
 use crate::trace::Traces;
 use connection::Terms;
+use handle::Answering;
 use peer::Peer;
 use table::Table;
+use who::Who;
 
 /// Connections of operators at once: they have places of their own, so that no number of clients hides the figures.
 const OPERATORS_MAX: usize = 64;
@@ -53,8 +56,8 @@ const ACCEPT_REPORT: Duration = Duration::from_secs(10);
 /// Who answers on both listeners, and how they stop.
 pub struct Server {
     core: Arc<Core>,
-    traces: Traces,
     journal: Arc<Journal>,
+    answering: Arc<Answering>,
     ready: Arc<AtomicBool>,
     /// What clients are shown; none: plain HTTP.
     tls: Arc<ArcSwapOption<TlsAcceptor>>,
@@ -88,14 +91,16 @@ impl Server {
         // A pull takes more than its client's connection: a file, an upstream.
         let descriptors = (descriptors / 4 * 3).max(1);
         let ready = Arc::new(AtomicBool::new(true));
-        let server = Self { core, traces, journal, ready, tls: Arc::default(), descriptors, clients, operators };
-        server.show(server.core.live().config.tls.as_ref());
+        let who = Who::new(core.live().config.plugins.state_dir.clone());
+        let answering = Arc::new(Answering { core: core.clone(), traces, journal: journal.clone(), who });
+        let server = Self { core, journal, answering, ready, tls: Arc::default(), descriptors, clients, operators };
+        server.show(&server.core.live().config);
         server
     }
 
     /// What clients are shown from now on; none: plain HTTP. Connections go on with what they were shown.
-    pub fn show(&self, tls: Option<&Tls>) {
-        self.tls.store(tls.map(tls::acceptor).map(Arc::new));
+    pub fn show(&self, config: &Config) {
+        self.tls.store(config.tls.as_ref().map(|tls| Arc::new(tls::acceptor(tls, &config.clients))));
     }
 
     /// A token that ends what is accepted with it, as a drain does. It ends with the drain too.
@@ -110,11 +115,11 @@ impl Server {
 
     /// Answers clients until the token ends.
     pub async fn serve_clients(&self, listener: TcpListener, until: CancellationToken) {
-        let (core, traces, journal) = (self.core.clone(), self.traces.clone(), self.journal.clone());
+        let answering = self.answering.clone();
         let most = || self.core.live().config.limits.connections.min(self.descriptors);
         let tls = || self.tls.load_full().map(|tls| TlsAcceptor::clone(&tls));
         self.accept(listener, until, &self.clients, most, tls, move |peer, request| {
-            handle::guarded(core.clone(), traces.clone(), journal.clone(), peer, request)
+            handle::guarded(answering.clone(), peer, request)
         })
         .await;
     }
@@ -200,9 +205,11 @@ impl Server {
                 place = side.table.enter(most()) => place,
                 () = until.cancelled() => return,
             };
+            let config = self.core.live().config.clone();
             let terms = Terms {
                 peer,
-                limits: self.core.live().config.limits.clone(),
+                clients: config.clients.clone(),
+                limits: config.limits.clone(),
                 tls: tls(),
                 place,
                 drain: until.clone(),

@@ -15,7 +15,7 @@ use crate::body::{Body, Short};
 use crate::config::Log;
 use crate::metrics::{Answered, Metrics, Request as RequestLabels};
 use crate::oci::{Content, Digest, Pull, Reference};
-use crate::plugin::Facts;
+use crate::plugin::{Facts, Identity};
 use crate::pull::Source;
 use crate::record::Journal;
 use crate::trace::{Scope, Span};
@@ -29,6 +29,8 @@ pub(super) struct Record {
     trace: Option<String>,
     pub id: String,
     client: IpAddr,
+    /// Who asks, where that is known.
+    subject: Option<String>,
     /// For the log and the trace; empty without either.
     method: String,
     path: String,
@@ -77,6 +79,7 @@ impl Record {
             trace: None,
             id,
             client,
+            subject: None,
             method: if log { method.to_string() } else { String::new() },
             path: if log { path.to_owned() } else { String::new() },
             bodiless: *method == hyper::Method::HEAD,
@@ -105,6 +108,16 @@ impl Record {
         if self.span.is_on() && !self.log {
             (self.method, self.path) = (request.0.to_string(), request.1.to_owned());
         }
+    }
+
+    /// Who asks.
+    pub fn known(&mut self, identity: Option<&Identity>) {
+        self.subject = identity.filter(|_| self.log).map(|identity| identity.subject.clone());
+    }
+
+    /// The address that it comes from.
+    pub fn client(&self) -> IpAddr {
+        self.client
     }
 
     /// Whether its line goes into the decision record.
@@ -226,6 +239,7 @@ impl Drop for Record {
             request = self.id,
             trace = self.trace,
             client = %self.client,
+            subject = self.subject.as_ref().map(|subject| subject.escape_debug().to_string()),
             method = self.method,
             path = self.path.escape_debug().to_string(),
             pull = self.pull.as_ref().map(ToString::to_string),

@@ -42,7 +42,15 @@ impl Containerd {
         Self { _daemon: daemon, folder }
     }
 
-    fn ctr(&self, arguments: &[&str]) -> Result<String, String> {
+    /// Pulls an image of docker.io as a user (`NAME:PASSWORD`).
+    pub fn pull_as(&self, user: &str, image: &str) -> Result<String, String> {
+        let hosts = self.folder.path().join("hosts").display().to_string();
+        let name = format!("docker.io/{image}");
+        self.ctr(&["images", "pull", "--snapshotter", "native", "--hosts-dir", &hosts, "--user", user, &name])
+    }
+
+    /// Runs a command of it. Gives what it printed.
+    pub fn ctr(&self, arguments: &[&str]) -> Result<String, String> {
         let socket = self.folder.path().join("socket");
         output(offline(&mut Command::new("ctr")).arg("--address").arg(socket).args(arguments))
     }

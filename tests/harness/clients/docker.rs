@@ -44,7 +44,8 @@ impl Docker {
         self.daemon.log()
     }
 
-    fn docker(&self, arguments: &[&str]) -> Result<String, String> {
+    /// Runs a command of it. Gives what it printed.
+    pub fn docker(&self, arguments: &[&str]) -> Result<String, String> {
         let socket = format!("unix://{}", self.folder.path().join("socket").display());
         let configuration = self.folder.path().join("cli");
         output(Command::new("docker").arg("--config").arg(configuration).args(["--host", &socket]).args(arguments))

@@ -28,7 +28,8 @@ impl Podman {
         Self { folder }
     }
 
-    fn podman(&self, arguments: &[&str]) -> Result<String, String> {
+    /// Runs a command of it. Gives what it printed.
+    pub fn podman(&self, arguments: &[&str]) -> Result<String, String> {
         let at = |name: &str| self.folder.path().join(name);
         output(
             offline(&mut Command::new("podman"))

@@ -153,7 +153,7 @@ impl Reload {
         self.core.cache.set_limits(&config.cache);
         self.log.set(&config.log);
         self.core.replace(Live { config: config.clone(), upstreams });
-        self.server.show(config.tls.as_ref());
+        self.server.show(&config);
         self.listening.replace(moved, &config);
         self.generation += 1;
         self.measure(&config);

@@ -1,0 +1,215 @@
+//! Who is asking: by network, by a password, by a token of our own, or by certificate.
+//!
+//! What a client shows stays here, but for the credentials of registries that are configured for them.
+
+mod address;
+mod authorization;
+mod certificate;
+mod limit;
+mod login;
+mod proxied;
+mod realm;
+mod token;
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use hyper::header::HeaderMap;
+use sha2::{Digest, Sha256};
+
+use super::error::{Challenge, Told};
+use super::peer::Peer;
+use crate::config::{Config, User};
+use crate::oci::{Code, Credentials};
+use crate::plugin::Identity;
+use authorization::Shown;
+use login::{Logins, Refusal};
+use token::{Claims, Purpose, Subject, Tokens};
+
+pub use address::client as client_address;
+pub use certificate::identity as identity_of_certificate;
+pub use proxied::read as read_proxied;
+
+/// Who says that a user is who it is, where it is the file of passwords.
+const HTPASSWD: &str = "htpasswd";
+
+/// What is kept of clients that showed who they are.
+pub struct Who {
+    logins: Logins,
+    tokens: Tokens,
+}
+
+/// Who asks.
+#[derive(Clone, Default)]
+pub struct Known {
+    /// None: anybody.
+    pub identity: Option<Identity>,
+    /// What the client sent, for registries that are asked with it.
+    pub credentials: Option<Arc<Credentials>>,
+    subject: Option<Subject>,
+    /// It has shown nothing that it could be asked for.
+    pub is_silent: bool,
+}
+
+/// A request of somebody who is yet to be known.
+pub struct Asking<'a> {
+    pub who: &'a Who,
+    pub config: &'a Config,
+    pub peer: &'a Peer,
+    pub client: IpAddr,
+}
+
+impl Who {
+    /// `state_dir`: where the key of the tokens is kept.
+    pub fn new(state_dir: PathBuf) -> Self {
+        Self { logins: Logins::new(), tokens: Tokens::new(state_dir) }
+    }
+
+    /// A token of somebody who is known.
+    fn token(&self, purpose: Purpose, known: &Known) -> String {
+        let life = match purpose {
+            Purpose::Access => token::LIFE,
+            Purpose::Refresh => token::REFRESH_LIFE,
+        };
+        let credentials = known.credentials.as_ref().map(|shown| (shown.user.clone(), shown.password.clone()));
+        let claims = Claims { until: token::ends_after(life), subject: known.subject.clone(), credentials };
+        self.tokens.seal(purpose, &claims)
+    }
+}
+
+impl Asking<'_> {
+    /// Finds out who asks, and lets nobody pass who may not.
+    pub async fn identify(&self, headers: &HeaderMap) -> Result<Known, Told> {
+        if !self.challenges() {
+            return self.from_nothing();
+        }
+        let shown = authorization::parse(headers).map_err(|reason| Told::new(400, Code::Unauthorized, reason))?;
+        match shown {
+            Shown::Nothing => self.from_nothing(),
+            Shown::Basic(shown) => self.log_in(shown).await,
+            Shown::Bearer(token) => self.from_token(Purpose::Access, &token).ok_or_else(|| Told {
+                challenge: Some(Challenge::Renew),
+                ..Told::new(401, Code::Unauthorized, "the token is none of this mirror, or it is over: get a new one")
+            }),
+        }
+    }
+
+    /// Whether somebody who asks whether this is a registry is told so at once. docker and containers/image send what
+    /// they have only where this question is answered with another one.
+    pub fn may_go_unasked(&self, known: &Known) -> Result<(), Told> {
+        if self.asks_first(known) { Err(unauthorized("log in, or get a token as anybody")) } else { Ok(()) }
+    }
+
+    /// Asks somebody who is refused, and has shown nothing, for something to show first: containerd sends what it has
+    /// only then.
+    pub fn ask_instead(&self, known: &Known, told: Told) -> Told {
+        if told.status != 403 || !self.asks_first(known) {
+            return told;
+        }
+        Told { status: 401, code: Code::Unauthorized, challenge: Some(Challenge::Ask), ..told }
+    }
+
+    fn asks_first(&self, known: &Known) -> bool {
+        self.challenges() && known.is_silent && (self.config.asks_callers || known.identity.is_none())
+    }
+
+    /// Whether clients are asked who they are by password or token.
+    fn challenges(&self) -> bool {
+        self.config.clients.users.is_some() || self.config.asks_callers
+    }
+
+    async fn log_in(&self, shown: Credentials) -> Result<Known, Told> {
+        let Self { config, client, .. } = *self;
+        let name = shown.user.as_str();
+        let own = config.clients.users.as_ref().filter(|users| {
+            // Who is none of ours may be one of a registry's: that one will say so.
+            users.get(name).is_some() || !config.asks_callers || !config.clients.may_be_anonymous(client)
+        });
+        let Some(users) = own else {
+            self.may_be_anonymous()?;
+            return Ok(Known { credentials: Some(Arc::new(shown)), ..Known::default() });
+        };
+        match self.who.logins.verify(users, &shown, client).await {
+            Ok(()) => {}
+            Err(Refusal::Wrong) => {
+                // The user is told: it is what the client sent. Which of both is wrong is not.
+                tracing::warn!(%client, user = name.escape_debug().to_string(), "a login has failed");
+                return Err(unauthorized("the user or the password is wrong"));
+            }
+            Err(Refusal::Wait(wait)) => {
+                return Err(Told {
+                    retry_after: Some(wait),
+                    ..Told::new(429, Code::TooManyRequests, "too many logins have failed: come again later")
+                });
+            }
+        }
+        let Some(user) = users.get(name) else { return Err(unauthorized("the user or the password is wrong")) };
+        let mut known = of_user(name, user);
+        known.credentials = config.asks_callers.then(|| Arc::new(shown));
+        Ok(known)
+    }
+
+    /// Who a token was made for, as far as that still holds.
+    fn from_token(&self, purpose: Purpose, token: &str) -> Option<Known> {
+        let claims = self.who.tokens.open(purpose, token)?;
+        let clients = &self.config.clients;
+        let mut known = match &claims.subject {
+            None if clients.may_be_anonymous(self.client) => Known::default(),
+            None => return None,
+            Some(Subject::User { name, mark }) => {
+                let user = clients.users.as_ref()?.get(name)?;
+                if *mark != mark_of(user) {
+                    return None;
+                }
+                of_user(name, user)
+            }
+            Some(Subject::Certificate { subject, issuer, groups }) => {
+                clients.certificates.as_ref()?;
+                let (subject, issuer, groups) = (subject.clone(), issuer.clone(), groups.clone());
+                let identity = Some(Identity { subject, issuer, groups });
+                Known { identity, subject: claims.subject.clone(), ..Known::default() }
+            }
+        };
+        let shown = claims.credentials.filter(|_| self.config.asks_callers);
+        known.credentials = shown.map(|(user, password)| Arc::new(Credentials { user, password }));
+        Some(known)
+    }
+
+    fn from_nothing(&self) -> Result<Known, Told> {
+        if let (Some(identity), Some(_)) = (&self.peer.certificate, &self.config.clients.certificates) {
+            let Identity { subject, issuer, groups } = identity.clone();
+            let subject = Some(Subject::Certificate { subject, issuer, groups });
+            return Ok(Known { identity: Some(identity.clone()), subject, credentials: None, is_silent: true });
+        }
+        self.may_be_anonymous()?;
+        Ok(Known { is_silent: true, ..Known::default() })
+    }
+
+    fn may_be_anonymous(&self) -> Result<(), Told> {
+        let Self { config, client, .. } = self;
+        if config.clients.may_be_anonymous(*client) {
+            return Ok(());
+        }
+        if config.clients.users.is_some() {
+            return Err(unauthorized(&format!("this mirror asks {client} for a user and a password: log in")));
+        }
+        let what = if config.clients.certificates.is_some() { " without a client certificate" } else { "" };
+        Err(Told::new(403, Code::Denied, format!("this mirror does not serve {client}{what}")))
+    }
+}
+
+fn of_user(name: &str, user: &User) -> Known {
+    let identity = Identity { subject: name.to_owned(), issuer: HTPASSWD.to_owned(), groups: user.groups.clone() };
+    let subject = Subject::User { name: name.to_owned(), mark: mark_of(user) };
+    Known { identity: Some(identity), subject: Some(subject), credentials: None, is_silent: false }
+}
+
+/// What a token knows the hash of its user by.
+fn mark_of(user: &User) -> String {
+    Sha256::digest(&user.hash).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unauthorized(message: &str) -> Told {
+    Told { challenge: Some(Challenge::Ask), ..Told::new(401, Code::Unauthorized, message) }
+}
