@@ -1,5 +1,6 @@
 //! The words of the OCI distribution specification as types. Pure: no input, no output.
 
+pub mod action;
 pub mod challenge;
 pub mod credentials;
 pub mod digest;
@@ -10,6 +11,7 @@ pub mod name;
 pub mod pull;
 pub mod rate_limit;
 
+pub use action::Action;
 pub use credentials::Credentials;
 pub use digest::Digest;
 pub use endpoint::Endpoint;
