@@ -6,6 +6,7 @@ mod bad_guests;
 mod cache;
 mod callers;
 mod callers_clients;
+mod callers_upstream;
 mod cli;
 mod clients_faults;
 mod coalescing;

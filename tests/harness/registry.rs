@@ -10,6 +10,7 @@ use tempfile::TempDir;
 
 use crate::image::Image;
 use crate::process::{Process, offline, run};
+use crate::site::htpasswd;
 use crate::{HANG, own_address};
 
 /// Runs until it is dropped.
@@ -18,6 +19,8 @@ pub struct Registry {
     folder: TempDir,
     address: SocketAddrV4,
     scheme: &'static str,
+    /// As whom images are put there (`NAME:PASSWORD`).
+    user: Option<String>,
     process: Mutex<Option<Process>>,
 }
 
@@ -25,6 +28,14 @@ impl Registry {
     /// Starts an empty one.
     pub fn start() -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), own_address(), "http")
+    }
+
+    /// Starts an empty one for a few users with their passwords.
+    pub fn start_for(users: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("htpasswd"), htpasswd(users)).unwrap();
+        let user = users.first().map(|(name, password)| format!("{name}:{password}"));
+        Self { user, ..Self::start_in(folder, own_address(), "http") }
     }
 
     /// Starts an empty one that speaks HTTPS, with a certificate by an authority of its own.
@@ -48,7 +59,7 @@ impl Registry {
 
     fn start_in(folder: TempDir, host: Ipv4Addr, scheme: &'static str) -> Self {
         let (process, address) = serve(folder.path(), SocketAddrV4::new(host, 0), scheme);
-        Self { folder, address, scheme, process: Mutex::new(Some(process)) }
+        Self { folder, address, scheme, user: None, process: Mutex::new(Some(process)) }
     }
 
     /// The certificate of the authority that vouches for it.
@@ -70,8 +81,10 @@ impl Registry {
     pub fn push(&self, image: &Image, name: &str) {
         let layout = tempfile::tempdir().unwrap();
         image.write_layout(layout.path(), "image");
+        let user = self.user.iter().map(|user| format!("--dest-creds={user}"));
         let output = run(offline(&mut Command::new("skopeo"))
             .args(["--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"])
+            .args(user)
             .arg(format!("oci:{}:image", layout.path().display()))
             .arg(format!("docker://{}/{name}", self.address)));
         assert!(output.status.success(), "push of {name}: {}", String::from_utf8_lossy(&output.stderr));
@@ -97,9 +110,13 @@ fn serve(folder: &Path, address: SocketAddrV4, scheme: &str) -> (Process, Socket
         "https" => format!(", tls: {{certificate: {}, key: {}}}", at("registry.pem"), at("registry.key")),
         _ => String::new(),
     };
+    let auth = match folder.join("htpasswd") {
+        file if file.exists() => format!("auth: {{htpasswd: {{realm: tests, path: {}}}}}\n", file.display()),
+        _ => String::new(),
+    };
     let config = format!(
         "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
-         storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}', secret: tests{tls}}}\n",
+         storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}', secret: tests{tls}}}\n{auth}",
         at("data"),
     );
     fs::write(&file, config).unwrap();

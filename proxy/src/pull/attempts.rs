@@ -11,7 +11,7 @@ use super::routed::Routed;
 use crate::oci::{Attempt, Candidate, Denial, Failure, Method, Place};
 use crate::plugin::{self, Step};
 use crate::trace;
-use crate::upstream::{Answer, Ask, Refused};
+use crate::upstream::{Answer, As, Ask, Refused};
 
 /// Attempts beyond one at each candidate: waits that a plugin asks for, diversions, resumptions that brought little.
 const EXTRA_MAX: u32 = 3;
@@ -316,7 +316,10 @@ pub(super) async fn fetch_once(routed: &Routed, candidate: Candidate, wanted: Wa
 
 async fn fetch_one(routed: &Routed, deadline: Instant, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
     let started = Instant::now();
-    let (misses, ttl) = (&routed.core().misses, routed.live().config.cache.miss_ttl);
+    // What a registry says to one caller is not said to all.
+    let personal = routed.is_personal(&candidate.place);
+    let ttl = if personal { Duration::ZERO } else { routed.live().config.cache.miss_ttl };
+    let misses = &routed.core().misses;
     if misses.knows(&candidate.place, &wanted, ttl) {
         let refused = Refused::from(Failure::Status(404));
         return Tried { candidate, started, result: Err(refused) };
@@ -332,6 +335,8 @@ async fn fetch_one(routed: &Routed, deadline: Instant, candidate: Candidate, wan
         until: wanted.until,
         timeout: candidate.timeout.unwrap_or(routed.live().config.limits.upstream_headers).min(left),
         via: &routed.caller().via,
+        by: As::Mirror,
+        credentials: routed.caller().credentials.as_ref(),
     };
     let result = Box::pin(routed.live().upstreams.fetch(&ask)).await;
     if let Err(Refused { failure: Failure::Status(404), .. }) = &result {

@@ -28,6 +28,8 @@ pub enum Cause {
     NotFound(String),
     /// An upstream refuses our credentials.
     Refused(String),
+    /// An upstream does not let the caller have it: whom, and why.
+    NotYours(String, String),
     /// An upstream has had enough of us.
     TooManyRequests(String, Option<Duration>),
     /// No upstream answers in time.

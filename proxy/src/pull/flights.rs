@@ -8,7 +8,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::attempts::Ending;
 use super::routed::Routed;
-use crate::oci::{Attempt, Place};
+use crate::oci::{Attempt, Failure, Place};
 
 /// Times that a request waits for another's answer that is then of no use to it.
 const JOINS_MAX: usize = 8;
@@ -135,8 +135,12 @@ impl Routed {
         told.await.unwrap_or_else(|_| Err(Lost { ending: Ending::Stop, failed: Arc::new([]) }))
     }
 
-    /// Whether others have failed where we would ask.
+    /// Whether others have failed where we would ask, and as we would.
     pub(super) fn are_ours(&self, failed: &[Attempt]) -> bool {
+        let refused = |failure: &Failure| matches!(failure, Failure::Auth { .. } | Failure::Status(404));
+        if failed.iter().any(|attempt| refused(&attempt.failure) && self.is_personal(&attempt.candidate.place)) {
+            return false;
+        }
         self.candidates().iter().all(|mine| failed.iter().any(|attempt| attempt.candidate == *mine))
     }
 }

@@ -4,6 +4,7 @@
 
 mod admitted;
 mod attempts;
+mod authorize;
 mod blob;
 mod error;
 mod explain;
@@ -41,6 +42,7 @@ use crate::oci::{Content, Credentials, Digest, Place, Pull, Reference};
 use crate::plugin::{Decision, Facts, Plugins};
 use crate::upstream::{Upstreams, Via};
 use admitted::Admitted;
+use authorize::Words;
 use flights::Flights;
 use listing::Listing;
 use misses::Misses;
@@ -76,6 +78,8 @@ pub struct Core {
     /// Who asks for lists.
     listings: Arc<Flights<Listing>>,
     parents: Parents,
+    /// What registries said of callers.
+    words: Words,
 }
 
 /// The configuration in effect, and what follows from it. A request keeps the one that it began with.
@@ -168,6 +172,7 @@ impl Core {
             proofs: Arc::default(),
             listings: Arc::default(),
             parents: Parents::default(),
+            words: Words::default(),
         }
     }
 
@@ -210,6 +215,7 @@ pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller)
         None => Decision::Allow,
     });
     let candidates = routing.candidates().await.map_err(denied)?;
+    let candidates = routing.authorize(candidates).await?;
     if facts.recorded && facts.seen().cached.is_none() {
         routing.question(Way::Cached).lookups.cached().await;
     }

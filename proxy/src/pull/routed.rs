@@ -105,6 +105,12 @@ impl Routed {
         self.live().upstreams.reaches(&candidate.place)
     }
 
+    /// Whether a registry is asked with what this caller sent.
+    pub fn is_personal(&self, place: &Place) -> bool {
+        let config = &self.live().config;
+        config.asks_callers && config.reach(&place.registry).is_some_and(|reach| reach.callers.credentials)
+    }
+
     /// Lets nobody pass for whom only the cache may serve.
     pub fn may_ask_upstream(&self) -> Result<(), Error> {
         let because = match self.admitted.cached_only() {

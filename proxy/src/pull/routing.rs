@@ -247,7 +247,11 @@ impl From<Error> for Missing {
     fn from(err: Error) -> Self {
         match err.cause {
             Cause::NotFound(_) => Self::NotFound,
-            Cause::Denied(_) | Cause::NotCached(_) | Cause::Refused(_) | Cause::UnknownRegistry(_) => Self::Denied,
+            Cause::Denied(_)
+            | Cause::NotCached(_)
+            | Cause::NotYours(..)
+            | Cause::Refused(_)
+            | Cause::UnknownRegistry(_) => Self::Denied,
             Cause::TooManyRequests(story, _)
             | Cause::Timeout(story)
             | Cause::Corrupt(story)

@@ -100,7 +100,7 @@ impl Routed {
         let end = match &ending {
             Ending::Exhausted => {
                 let failed = attempts.failed();
-                // Credentials are ours, not the leader's: what they are refused, they are refused for all.
+                // Who would ask with other credentials than the leader's does not take it for an answer.
                 let _ = tell.send(Err(Error::of_attempts(self.pull(), &failed, None)));
                 FillEnd::Exhausted(failed.into())
             }

@@ -21,6 +21,8 @@ pub(super) struct Told {
     pub challenge: Option<Challenge>,
     /// The same as the header `WWW-Authenticate`.
     pub authenticate: Option<String>,
+    /// A registry refuses what the client has shown.
+    pub not_theirs: bool,
     /// The policy's decision that it tells, and the plugin that decided.
     pub denied_by: Option<String>,
 }
@@ -46,6 +48,7 @@ impl Told {
             close: false,
             challenge: None,
             authenticate: None,
+            not_theirs: false,
             denied_by: None,
         }
     }
@@ -85,6 +88,7 @@ impl From<Error> for Told {
                 close: false,
                 challenge: None,
                 authenticate: None,
+                not_theirs: false,
                 denied_by: Some(denial.plugin),
             },
             Cause::UnknownRegistry(registry) => Self::new(
@@ -99,6 +103,10 @@ impl From<Error> for Told {
             }
             Cause::NotFound(story) => Self::new(404, unknown, format!("{what} not found: {story}")),
             Cause::Refused(story) => Self::new(403, Code::Denied, format!("{what} is refused to this mirror: {story}")),
+            Cause::NotYours(who, story) => Self {
+                not_theirs: true,
+                ..Self::new(403, Code::Denied, format!("{what} is refused to {who}: {story}"))
+            },
             Cause::TooManyRequests(story, after) => Self {
                 retry_after: Some(after.unwrap_or(Duration::from_secs(10))),
                 ..Self::new(429, Code::TooManyRequests, format!("{what}: {story}"))

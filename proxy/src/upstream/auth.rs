@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 
 use hyper::header::HeaderValue;
 
+use super::caller::By;
 use super::connect::Clients;
 use super::secret::{Secret, basic};
 use super::token::{self, Wanted, bearer};
 use crate::config::Reach;
 use crate::oci::challenge::Challenge;
-use crate::oci::{Action, Failure, Place};
+use crate::oci::{Action, Credentials, Failure, Place};
 
 /// How long a failure to get a grant stands for all who want the same.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
@@ -61,9 +62,11 @@ type Slot = Arc<tokio::sync::Mutex<Known>>;
 pub(super) struct For {
     pub place: Place,
     pub action: Action,
+    /// With whose credentials.
+    pub by: By,
 }
 
-/// The grants of this process, by repository and by what is done there.
+/// The grants of this process, by repository, by what is done there, and by whose credentials they were had for (I9).
 #[derive(Default)]
 pub(super) struct Grants(Mutex<HashMap<For, Slot>>);
 
@@ -73,6 +76,8 @@ pub(super) struct Asker {
     pub clients: Arc<Clients>,
     pub reach: Arc<Reach>,
     pub wanted: For,
+    /// The caller's, where they are wanted.
+    pub credentials: Option<Arc<Credentials>>,
     /// How long a token service is waited for.
     pub limit: Duration,
 }
@@ -135,8 +140,12 @@ impl Grants {
         let asking = tokio::spawn(async move {
             match answer(&asker, &challenge).await {
                 Ok(new) if refused.is_some_and(|old| old == new.header) => {
-                    let failure =
-                        refusal(format!("{} refuses the configured credentials", asker.wanted.place.registry));
+                    let whose = match asker.wanted.by {
+                        By::Mirror => "the configured credentials",
+                        By::Nobody => "who shows no user",
+                        By::Caller(_) => "the caller's user and password",
+                    };
+                    let failure = refusal(format!("{} refuses {whose}", asker.wanted.place.registry));
                     Err(known.fail(failure))
                 }
                 Ok(new) => Ok(Some(known.grant.insert(new).clone())),
@@ -163,10 +172,14 @@ impl Known {
 
 /// Answers a challenge.
 async fn answer(asker: &Asker, challenge: &Challenge) -> Result<Grant, Failure> {
-    let Asker { clients, reach, wanted, limit } = asker;
+    let Asker { clients, reach, wanted, limit, .. } = asker;
     let (limit, place) = (*limit, &wanted.place);
     let registry = &place.registry;
-    let secret = Secret::of(place, reach, limit).await.map_err(broken)?;
+    let secret = match (wanted.by, &asker.credentials) {
+        (By::Mirror, _) => Secret::of(place, reach, limit).await.map_err(broken)?,
+        (By::Caller(_), Some(shown)) => Some(Secret::of_caller(shown)),
+        (By::Caller(_) | By::Nobody, _) => None,
+    };
     if let Some(Secret::Token(token)) = &secret {
         let header = bearer(token).ok_or_else(|| broken("the configured token has control characters".to_owned()))?;
         return Ok(Grant::new(header, None));
@@ -178,6 +191,9 @@ async fn answer(asker: &Asker, challenge: &Challenge) -> Result<Grant, Failure> 
         (Challenge::Basic, Some(_)) => Err(refusal(format!(
             "{registry} asks for a user and a password, and an identity token is configured; set `username` and `password_file`"
         ))),
+        (Challenge::Basic, None) if wanted.by == By::Nobody => {
+            Err(refusal(format!("{registry} asks for a user and a password")))
+        }
         (Challenge::Basic, None) => {
             Err(refusal(format!("{registry} asks for a user and a password; set `username` and `password_file`")))
         }
@@ -207,7 +223,7 @@ mod tests {
             registry: Registry::parse(registry).expect("a registry"),
             repository: Repository::parse("a/b").expect("a repository"),
         };
-        For { place, action: Action::Pull }
+        For { place, action: Action::Pull, by: By::Mirror }
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 
 mod answer;
 mod auth;
+mod caller;
 mod connect;
 mod dial;
 mod docker;
@@ -31,7 +32,7 @@ use url::Url;
 use crate::config::{Config, Reach};
 use crate::metrics::{Attempt as AttemptLabels, Metrics, Upstream};
 use crate::oci::challenge::{self, Challenge};
-use crate::oci::{Action, Candidate, Failure, Method, Place, RateLimit, Registry};
+use crate::oci::{Action, Candidate, Credentials, Failure, Method, Place, RateLimit, Registry};
 use crate::trace::{self, Span};
 use answer::{Source, Traced, accept, rate_limit};
 use auth::{Asker, For, Grant, Grants};
@@ -40,6 +41,7 @@ use health::{Health, Stage};
 use limits::Limits;
 
 pub use answer::{Answer, Received};
+pub use caller::{As, Fingerprint};
 pub use via::{Loop, Via};
 
 /// Redirects that one attempt follows.
@@ -78,6 +80,10 @@ pub struct Ask<'a> {
     pub timeout: Duration,
     /// The mirrors that the request has come through.
     pub via: &'a Via,
+    /// As whom.
+    pub by: As,
+    /// What the caller sent.
+    pub credentials: Option<&'a Arc<Credentials>>,
 }
 
 /// Why there is no answer, and when to come again.
@@ -195,7 +201,8 @@ impl Upstreams {
         let query = if ask.query.is_empty() { String::new() } else { format!("?{}", ask.query) };
         let path = format!("/v2/{}/{}{query}", ask.place.repository, ask.resource);
         let url = reach.url.join(&path).map_err(|err| Failure::Other(format!("no address: {err}")))?;
-        let wanted = For { place: ask.place.clone(), action: Action::Pull };
+        let (by, credentials) = caller::by(ask, reach);
+        let wanted = For { place: ask.place.clone(), action: Action::Pull, by };
         let grant = self.grants.known(&wanted).await?;
         let (answer, host) = self.follow(ask, reach, url.clone(), grant.as_ref()).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
@@ -212,6 +219,7 @@ impl Upstreams {
             clients: self.clients.clone(),
             reach: reach.clone(),
             wanted,
+            credentials,
             limit: self.config.limits.upstream_headers * 3 / 4,
         };
         let renewed = match (&challenge, &grant) {

@@ -9,7 +9,7 @@ use hyper::header::HeaderValue;
 
 use super::docker;
 use crate::config::{Login, Reach};
-use crate::oci::Place;
+use crate::oci::{Credentials, Place};
 
 /// Largest file that holds a secret. Units: bytes.
 const FILE_MAX: u64 = 1 << 20;
@@ -59,6 +59,13 @@ impl Secret {
             Login::Token { .. } => Self::Token(secret),
             Login::IdentityToken { .. } => Self::Identity(secret),
         }))
+    }
+}
+
+impl Secret {
+    /// What a caller sent.
+    pub fn of_caller(shown: &Credentials) -> Self {
+        Self::Password { username: shown.user.clone(), password: shown.password.clone() }
     }
 }
 

@@ -17,8 +17,8 @@ pub struct Tokens {
 struct State {
     valid: HashSet<String>,
     given: usize,
-    /// The value of `Authorization` without which none is given; none: anybody gets one.
-    credential: Option<String>,
+    /// The values of `Authorization` without one of which none is given; empty: anybody gets one.
+    credentials: Vec<String>,
     /// The identity token without which none is given.
     identity: Option<String>,
     /// For how long tokens say that they hold; none: 300 seconds. As JSON.
@@ -39,8 +39,13 @@ impl Tokens {
 
     /// For one user only.
     pub fn of_user(user: &str, password: &str) -> Self {
-        let state = State { credential: Some(basic(user, password)), ..State::default() };
-        Self { inner: Arc::new(Mutex::new(state)) }
+        Self::of_users(&[(user, password)])
+    }
+
+    /// For some users only.
+    pub fn of_users(users: &[(&str, &str)]) -> Self {
+        let credentials = users.iter().map(|(user, password)| basic(user, password)).collect();
+        Self { inner: Arc::new(Mutex::new(State { credentials, ..State::default() })) }
     }
 
     /// For who holds an identity token only.
@@ -72,7 +77,8 @@ impl Tokens {
 
     pub(super) fn issue(&self, seen: &Seen) -> Result<Document, Reply> {
         let mut state = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.credential.is_some() && state.credential.as_deref() != seen.fields.get("Authorization") {
+        let shown = seen.fields.get("Authorization").unwrap_or_default();
+        if !state.credentials.is_empty() && !state.credentials.iter().any(|right| right == shown) {
             return Err(Reply::status(401));
         }
         if let Some(identity) = &state.identity {

@@ -95,7 +95,16 @@ impl Logins {
         }
     }
 
-    fn may_try(&self, client: IpAddr, user: &str) -> Result<(), Refusal> {
+    /// Somebody else refuses a user's password.
+    pub fn refused(&self, client: IpAddr, user: &str) {
+        self.limit.failed(client, user, Instant::now());
+    }
+
+    /// Whether a login may be tried.
+    ///
+    /// # Errors
+    /// Too many have failed.
+    pub fn may_try(&self, client: IpAddr, user: &str) -> Result<(), Refusal> {
         self.limit.wait(client, user, Instant::now()).map_or(Ok(()), |wait| Err(Refusal::Wait(wait)))
     }
 

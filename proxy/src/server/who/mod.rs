@@ -104,6 +104,10 @@ impl Asking<'_> {
     /// Asks somebody who is refused, and has shown nothing, for something to show first: containerd sends what it has
     /// only then.
     pub fn ask_instead(&self, known: &Known, told: Told) -> Told {
+        // Passwords of a registry are not guessed through us either.
+        if let (true, None, Some(shown)) = (told.not_theirs, &known.identity, &known.credentials) {
+            self.who.logins.refused(self.client, &shown.user);
+        }
         if told.status != 403 || !self.asks_first(known) {
             return told;
         }
@@ -128,20 +132,16 @@ impl Asking<'_> {
         });
         let Some(users) = own else {
             self.may_be_anonymous()?;
+            self.who.logins.may_try(client, name).map_err(told)?;
             return Ok(Known { credentials: Some(Arc::new(shown)), ..Known::default() });
         };
         match self.who.logins.verify(users, &shown, client).await {
             Ok(()) => {}
-            Err(Refusal::Wrong) => {
-                // The user is told: it is what the client sent. Which of both is wrong is not.
-                tracing::warn!(%client, user = name.escape_debug().to_string(), "a login has failed");
-                return Err(unauthorized("the user or the password is wrong"));
-            }
-            Err(Refusal::Wait(wait)) => {
-                return Err(Told {
-                    retry_after: Some(wait),
-                    ..Told::new(429, Code::TooManyRequests, "too many logins have failed: come again later")
-                });
+            Err(refusal) => {
+                if refusal == Refusal::Wrong {
+                    tracing::warn!(%client, user = name.escape_debug().to_string(), "a login has failed");
+                }
+                return Err(told(refusal));
             }
         }
         let Some(user) = users.get(name) else { return Err(unauthorized("the user or the password is wrong")) };
@@ -208,6 +208,17 @@ fn of_user(name: &str, user: &User) -> Known {
 /// What a token knows the hash of its user by.
 fn mark_of(user: &User) -> String {
     Sha256::digest(&user.hash).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Which of user and password is wrong is not told.
+fn told(refusal: Refusal) -> Told {
+    match refusal {
+        Refusal::Wrong => unauthorized("the user or the password is wrong"),
+        Refusal::Wait(wait) => Told {
+            retry_after: Some(wait),
+            ..Told::new(429, Code::TooManyRequests, "too many logins have failed: come again later")
+        },
+    }
 }
 
 fn unauthorized(message: &str) -> Told {
