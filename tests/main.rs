@@ -20,6 +20,7 @@ mod endurance;
 mod eviction;
 mod faults;
 mod freshness;
+mod gatekeeper;
 mod input;
 mod inspection;
 mod instruments;

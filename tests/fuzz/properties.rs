@@ -6,21 +6,21 @@ use std::path::Path;
 
 use tidegate::addressing::{self, Request};
 use tidegate::body::{self, Part};
-use tidegate::config::Config;
+use tidegate::config::{Config, Users};
 use tidegate::oci::endpoint::{self, Segments};
 use tidegate::oci::manifest::{self, MEDIA_TYPES, Negotiated};
 use tidegate::oci::{
     Addressing, Content, Digest, Endpoint, Method, Place, Pull, Reference, Registry, Repository, Tag, challenge,
 };
 use tidegate::pull;
-use tidegate::server;
+use tidegate::server::{self, Shown};
 use tidegate::upstream::Via;
 
 /// A parser's property.
 pub type Property = fn(&[u8]);
 
 /// All of them, by the names of their fuzz targets and of their folders in `corpus/`.
-pub const TARGETS: [(&str, Property); 12] = [
+pub const TARGETS: [(&str, Property); 15] = [
     ("endpoint", endpoint),
     ("name", name),
     ("digest", digest),
@@ -33,6 +33,9 @@ pub const TARGETS: [(&str, Property); 12] = [
     ("image", image),
     ("query", query),
     ("via", via),
+    ("authorization", authorization),
+    ("proxied", proxied),
+    ("users", users),
 ];
 
 fn hub() -> Registry {
@@ -48,6 +51,54 @@ fn assert_harmless(text: &str) {
 
 fn assert_printable(text: &str) {
     assert!(!text.contains(char::is_control), "{text:?}");
+}
+
+/// What a client shows is a user that can be written down and a password, or a token, or it is refused without a quote.
+pub fn authorization(data: &[u8]) {
+    let Ok(value) = hyper::header::HeaderValue::from_bytes(data) else { return };
+    let mut headers = hyper::HeaderMap::new();
+    headers.insert(hyper::header::AUTHORIZATION, value);
+    match server::parse_authorization(&headers) {
+        Ok(Shown::Nothing) => {}
+        Ok(Shown::Basic(shown)) => {
+            assert!(!shown.user.is_empty() && shown.user.len() <= 255 && !shown.user.contains(':'));
+            assert_printable(&shown.user);
+            assert_printable(&shown.password);
+            assert!(!format!("{shown:?}").contains(&shown.user));
+        }
+        Ok(Shown::Bearer(token)) => assert!(!token.is_empty() && !token.contains(char::is_whitespace)),
+        Err(reason) => assert_printable(reason),
+    }
+}
+
+/// A PROXY header is one of both versions, and what stands behind it is not part of it.
+pub fn proxied(data: &[u8]) {
+    let Some(named) = server::parse_proxied(data) else { return };
+    let text = data.starts_with(b"PROXY ");
+    assert!(text || data.starts_with(b"\r\n\r\n\0\r\nQUIT\n"));
+    if let (Some(named), true) = (named, text) {
+        let text = String::from_utf8_lossy(data);
+        assert!(text.contains(&named.port().to_string()), "{text:?}");
+    }
+}
+
+/// Files of users and groups give users whose passwords are hashed by bcrypt, or a line and a reason that can be shown.
+pub fn users(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (users, groups) = text.split_once('\0').unwrap_or((text, ""));
+    match Users::parse(users, Some(groups), Path::new("/etc/users")) {
+        Ok(parsed) => {
+            for name in users.lines().filter_map(|line| Some(line.split_once(':')?.0)) {
+                let Some(user) = parsed.get(name) else { continue };
+                assert!(["$2a$", "$2b$", "$2y$"].iter().any(|kind| user.hash.starts_with(kind)));
+                assert!(!format!("{user:?}").contains(&user.hash));
+            }
+        }
+        Err((_, (line, reason))) => {
+            assert!(line >= 1 && line <= text.lines().count().max(1));
+            assert_printable(&reason);
+        }
+    }
 }
 
 /// A path that parses is one that can be written again from what it means, and no other.

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
-use url::form_urlencoded;
 
 use super::ask::ask;
 use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
@@ -15,13 +14,18 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::plugin::Plugins;
 use crate::pull::{Core, Live};
-use crate::server::{self, Explanation};
+use crate::server::{self, Explanation, Supposed};
 use crate::upstream::Upstreams;
 
 /// How long the running proxy may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(10);
 
-pub(super) async fn explain(config: Arc<Config>, image: &str, json: bool) -> anyhow::Result<ExitCode> {
+pub(super) async fn explain(
+    config: Arc<Config>,
+    image: &str,
+    supposed: Supposed,
+    json: bool,
+) -> anyhow::Result<ExitCode> {
     let pull = match server::parse_image(image, &config.default_registry) {
         Ok(pull) => pull,
         Err(reason) => {
@@ -29,7 +33,7 @@ pub(super) async fn explain(config: Arc<Config>, image: &str, json: bool) -> any
             return Ok(ExitCode::from(EXIT_BAD_INPUT));
         }
     };
-    let query = form_urlencoded::Serializer::new(String::new()).append_pair("image", image).finish();
+    let query = supposed.query(image);
     let asked = ask::<Explanation>(&config, Method::GET, &format!("/explain?{query}"), ASK_TIMEOUT).await?;
     let (explanation, who) = if let Some(explanation) = asked {
         (explanation, "the running proxy")
@@ -45,7 +49,7 @@ pub(super) async fn explain(config: Arc<Config>, image: &str, json: bool) -> any
         let cache = Cache::open_to_read(&config.cache.dir, metrics.clone());
         let upstreams = Upstreams::new(config.clone(), metrics.clone());
         let core = Arc::new(Core::new(Live { config, upstreams }, plugins, cache, metrics));
-        (server::explain(&core, pull).await, "a fresh set of plugins, with empty state (no proxy answers)")
+        (server::explain(&core, pull, supposed).await, "a fresh set of plugins, with empty state (no proxy answers)")
     };
     if json {
         println!("{}", serde_json::to_string(&explanation.line)?);

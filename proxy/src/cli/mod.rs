@@ -21,6 +21,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Config, ConfigError};
 use crate::plugin::{COMPILE_VERB, run_compiler};
+use crate::server::Supposed;
 
 /// The mirror proxy for container images that operators can program.
 #[derive(Parser)]
@@ -43,6 +44,15 @@ enum Verb {
     Explain {
         /// Such as docker.io/library/alpine:3.20
         image: String,
+        /// Who asks [default: anybody]
+        #[arg(long)]
+        user: Option<String>,
+        /// What the user belongs to; may stand several times
+        #[arg(long = "group", requires = "user")]
+        groups: Vec<String>,
+        /// From where [default: this machine]
+        #[arg(long)]
+        address: Option<std::net::IpAddr>,
         /// As a line of the decision record
         #[arg(long)]
         json: bool,
@@ -98,7 +108,10 @@ pub fn run() -> ExitCode {
     match &args.verb {
         Verb::Serve => finish(serve::serve(config.clone(), log::Log::start(&config.log))),
         Verb::Check => finish(check::check(&config, args.config.as_deref())),
-        Verb::Explain { image, json } => finish(explain::explain(config, image, *json)),
+        Verb::Explain { image, user, groups, address, json } => {
+            let supposed = Supposed { user: user.clone(), groups: groups.clone(), address: *address };
+            finish(explain::explain(config, image, supposed, *json))
+        }
         Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
         Verb::Plugin(_) | Verb::Replay(_) | Verb::CompilePlugin => ExitCode::FAILURE,

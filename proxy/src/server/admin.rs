@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde::{Deserialize, Serialize};
-use url::form_urlencoded;
 
 use super::decisions::dry_line;
 use super::guard;
+use super::supposed::Supposed;
 use crate::body::Body;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Content, Method, Place, Pull, Reference, Registry, Repository, Tag};
@@ -78,12 +78,12 @@ async fn admin<B>(core: Arc<Core>, journal: &Journal, ready: Arc<AtomicBool>, re
         }
         "/explain" => {
             let query = request.uri().query().unwrap_or_default();
-            let image =
-                form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "image").map(|(_, value)| value);
-            match parse_image(&image.unwrap_or_default(), &core.live().config.default_registry) {
-                Ok(pull) => {
+            let asked = Supposed::parse(query)
+                .and_then(|(image, client)| Ok((parse_image(&image, &core.live().config.default_registry)?, client)));
+            match asked {
+                Ok((pull, client)) => {
                     let explanation =
-                        serde_json::to_vec(&explain(&core, pull).await).expect("strings always serialize");
+                        serde_json::to_vec(&explain(&core, pull, client).await).expect("strings always serialize");
                     let mut response = Response::new(Body::bytes(explanation));
                     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
                     response
@@ -108,17 +108,18 @@ pub(super) fn text(status: StatusCode, text: impl Into<bytes::Bytes>) -> Respons
     response
 }
 
-/// What the policy decides for a pull; changes nothing.
-pub async fn explain(core: &Arc<Core>, pull: Pull) -> Explanation {
+/// What the policy decides for a pull by somebody; changes nothing.
+pub async fn explain(core: &Arc<Core>, pull: Pull, supposed: Supposed) -> Explanation {
     let live = core.live();
     let image = pull.to_string();
-    let facts = Facts::new(
+    let mut facts = Facts::new(
         "explain".to_owned(),
-        IpAddr::from([127, 0, 0, 1]),
+        supposed.address.unwrap_or(IpAddr::from([127, 0, 0, 1])),
         "tidegate explain".to_owned(),
         Vec::new(),
         Vec::new(),
     );
+    facts.identity = supposed.identity();
     let (negotiated, via) = (Negotiated::ALL, Via::default());
     let caller =
         Caller { facts: Arc::new(facts), credentials: None, negotiated, range: None, query: String::new(), via };

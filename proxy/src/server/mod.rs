@@ -11,6 +11,7 @@ mod patience;
 mod peer;
 mod plugins;
 mod sending;
+mod supposed;
 mod table;
 mod tls;
 mod watched;
@@ -34,6 +35,8 @@ pub use admin::{Decision, Explanation, Upstream, explain, parse_image};
 pub use cache::{GUARD, parse_target};
 pub use guard::report_panics;
 pub use plugins::{Failed, InEffect, NotLoaded, Off, PluginList};
+pub use supposed::Supposed;
+pub use who::{Shown, parse_authorization, parse_proxied};
 
 use crate::config::Config;
 use crate::metrics::Listener;

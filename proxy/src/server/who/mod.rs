@@ -23,16 +23,16 @@ use super::peer::Peer;
 use crate::config::{Config, User};
 use crate::oci::{Code, Credentials};
 use crate::plugin::Identity;
-use authorization::Shown;
 use login::{Logins, Refusal};
 use token::{Claims, Purpose, Subject, Tokens};
 
 pub use address::client as client_address;
+pub use authorization::{Shown, parse as parse_authorization};
 pub use certificate::identity as identity_of_certificate;
-pub use proxied::read as read_proxied;
+pub use proxied::{parse as parse_proxied, read as read_proxied};
 
 /// Who says that a user is who it is, where it is the file of passwords.
-const HTPASSWD: &str = "htpasswd";
+pub const HTPASSWD: &str = "htpasswd";
 
 /// What is kept of clients that showed who they are.
 pub struct Who {
