@@ -173,6 +173,7 @@ fn same_domain(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use super::super::caller::By;
     use crate::config::Config;
     use crate::oci::{Action, Registry, Repository};
 
@@ -230,7 +231,7 @@ mod tests {
             registry: Registry::parse("quay.io").expect("a registry"),
             repository: Repository::parse("a/b").expect("a repository"),
         };
-        let grant = For { place, action: Action::Pull };
+        let grant = For { place, action: Action::Pull, by: By::Mirror };
         let wanted = Wanted { realm: "", service: Some("quay.io"), scope: None };
         let url = || Url::parse("https://evil:x@quay.io/token?a=b#c").expect("an address");
         let secret = Secret::Identity("secret&scope=x".to_owned());
