@@ -22,6 +22,7 @@ mod input;
 mod inspection;
 mod instruments;
 mod integrity;
+mod interception;
 mod kept;
 mod killed_upstream;
 mod languages;
