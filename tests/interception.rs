@@ -7,7 +7,8 @@ use std::process::{Command, Output};
 use std::thread;
 
 use rustix::process::Signal;
-use tidegate_tests::clients::{Client, Docker};
+use tidegate_tests::authority::Authority;
+use tidegate_tests::clients::{Client, Containerd, Docker};
 use tidegate_tests::content::{Content, sha256};
 use tidegate_tests::fake::{Act, Fake};
 use tidegate_tests::forward::Forward;
@@ -192,6 +193,26 @@ fn inside_nothing_names_another_registry_or_host() {
 }
 
 #[test]
+fn the_listener_may_speak_tls_itself() {
+    let (quay, image) = fake_with_team("quay");
+    let authority = Authority::new();
+    let shown = authority.server_named(&["IP:127.0.0.1"]);
+    let site = Site::of("http://127.0.0.1:9").registry("quay.io", &quay.url(), "");
+    let line = intercepting(&site, "\"quay.io\"", "");
+    let tls = format!("tls = {{ certificate = \"{}\", key = \"{}\" }}", shown.cert.display(), shown.key.display());
+    let proxy = site.top(&line).top(&tls).start();
+    let proxied = ["--proxy-cacert".to_owned(), authority.file().display().to_string()];
+    for version in ["1.1", "2"] {
+        let option = format!("--http{version}");
+        let (output, body) = curl(&proxy, &[&option, &proxied[0], &proxied[1]], &format!("https://quay.io{TEAM}"));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{version} 200"), "{output:?}");
+        assert_eq!(sha256(&body), image.digest());
+    }
+    let (output, _) = curl(&proxy, &[&proxied[0], &proxied[1]], "https://ghcr.io/v2/");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("403"), "{output:?}");
+}
+
+#[test]
 fn plain_http_through_the_proxy_is_for_listed_registries_alone() {
     let (quay, image, proxy) = intercepted("");
     let (output, body) = curl(&proxy, &[], &format!("http://quay.io{TEAM}"));
@@ -318,6 +339,51 @@ fn docker_that_knows_of_no_mirror_pulls_from_three_registries_and_is_told_of_a_d
     assert!(denied.contains("quay.io/team/blocked is blocked by rule"), "{denied}");
     let unlisted = docker.pull("gcr.io/team/app:1").expect_err("it is not listed");
     assert!(unlisted.contains("gcr.io:443 is not led to by this mirror"), "{unlisted}");
+}
+
+#[test]
+fn containerd_and_skopeo_pull_through_it_with_the_files_that_ca_trust_writes() {
+    let (quay, image, proxy) = intercepted("");
+    let root = proxy.site().path("machine");
+    std::fs::create_dir_all(root.join("usr/local/share/ca-certificates")).unwrap();
+    let trust = |client: &str, more: &[&str]| {
+        let arguments = [&["ca", "trust", client, "--root", root.to_str().unwrap()], more].concat();
+        let output = proxy.site().run_as_is(&arguments);
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let file = root.join("usr/local/share/ca-certificates/tidegate.crt");
+    let told = trust("system", &["--dry-run"]);
+    assert!(told.contains("would write") && told.contains("update-ca-certificates") && !file.exists(), "{told}");
+    trust("system", &[]);
+    assert!(trust("system", &[]).contains("is there"));
+    // A file of the operator's own is left as it is.
+    let hosts = root.join("etc/containerd/certs.d");
+    std::fs::create_dir_all(hosts.join("quay.io")).unwrap();
+    std::fs::write(hosts.join("quay.io/hosts.toml"), "server = \"https://quay.io\"\n").unwrap();
+    let told = trust("containerd", &[]);
+    assert!(told.contains("is left as it is") && told.contains("ca = \"/etc/containerd"), "{told}");
+    std::fs::remove_file(hosts.join("quay.io/hosts.toml")).unwrap();
+    trust("containerd", &[]);
+    // The machine's root is elsewhere here.
+    let written = std::fs::read_to_string(hosts.join("quay.io/hosts.toml")).unwrap();
+    let moved = written.replace("\"/etc/", &format!("\"{}/etc/", root.display()));
+    std::fs::write(hosts.join("quay.io/hosts.toml"), moved).unwrap();
+    let containerd = Containerd::start("127.0.0.1:9");
+    let pulled = containerd.pull_behind(&proxy.url(""), &hosts, "quay.io/team/app:1");
+    assert!(pulled.is_ok(), "{pulled:?}");
+    proxy.wait(proxy.beginning(), "request", &[("addressing", "intercept"), ("pull", "quay.io/team/app:1")]);
+    let output = run(Command::new("skopeo")
+        .args(["--insecure-policy", "inspect", "--no-tags", "--format", "{{.Digest}}", "docker://quay.io/team/app:1"])
+        .env("HTTPS_PROXY", proxy.url(""))
+        .env("NO_PROXY", "")
+        .env("no_proxy", "")
+        .env("https_proxy", proxy.url(""))
+        .env("SSL_CERT_FILE", &file));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), image.digest(), "{output:?}");
+    for blob in &image.blobs {
+        assert_eq!(quay.count("GET", &format!("/v2/team/app/blobs/{}", sha256(blob))), 1);
+    }
 }
 
 #[test]

@@ -20,9 +20,13 @@ const REASON_MAX: usize = 300;
 /// Where https is spoken.
 const HTTPS: u16 = 443;
 
-/// Whether a request is for a tunnel, where there are any. Inside of one there are none.
+/// Whether a request is for a tunnel, where there are any. Inside of one there are none, and over HTTP/2 a tunnel is one
+/// stream among others.
 pub(super) fn is_asked<B>(live: &Live, peer: &Peer, request: &Request<B>) -> bool {
-    *request.method() == Method::CONNECT && live.config.intercept.is_some() && peer.named.is_none()
+    *request.method() == Method::CONNECT
+        && request.version() == Version::HTTP_11
+        && live.config.intercept.is_some()
+        && peer.named.is_none()
 }
 
 /// Leads the connection on, or says why not.
@@ -71,9 +75,6 @@ async fn lead<B: Body>(live: &Live, metrics: &std::sync::Arc<Metrics>, request: 
     let Some(intercept) = &live.config.intercept else {
         return Err(Told::new(405, Code::Unsupported, "this mirror leads nowhere: it has no [intercept]"));
     };
-    if request.version() != Version::HTTP_11 {
-        return Err(Told::new(405, Code::Unsupported, "CONNECT is taken over HTTP/1.1"));
-    }
     let target = request.uri().authority().and_then(|target| Host::with_port(target.as_str()));
     let Some((host, Some(port))) = target else {
         return Err(Told::new(400, Code::NameInvalid, "CONNECT names a host and its port, such as quay.io:443"));
