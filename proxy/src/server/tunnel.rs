@@ -143,3 +143,33 @@ async fn drained(moved: &AtomicU64, terms: &Terms) {
         () = terms.abort.cancelled() => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_tunnel_rests_when_nothing_has_moved_for_so_long() {
+        let (moved, limit) = (AtomicU64::new(0), Duration::from_millis(50));
+        let moves = async {
+            loop {
+                moved.fetch_add(1, Ordering::Relaxed);
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = rests(&moved, limit) => panic!("it moves all the time"),
+            () = moves => {}
+            () = tokio::time::sleep(limit * 5) => {}
+        }
+        tokio::time::timeout(Duration::from_secs(20), rests(&moved, limit)).await.expect("it rests");
+    }
+
+    #[tokio::test]
+    async fn bytes_are_carried_to_the_end_and_counted() {
+        let (moved, sent) = (AtomicU64::new(0), vec![7; PIECE * 3 + 1]);
+        let mut received = Vec::new();
+        pump(sent.as_slice(), &mut received, &moved).await.expect("carried");
+        assert_eq!((received.len(), moved.load(Ordering::Relaxed)), (sent.len(), sent.len() as u64));
+    }
+}
