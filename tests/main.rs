@@ -1,5 +1,6 @@
 //! What Tidegate must show, seen from outside: one file a theme.
 
+mod addressing;
 mod architecture;
 mod authoring;
 mod bad_guests;
@@ -25,6 +26,7 @@ mod input;
 mod inspection;
 mod instruments;
 mod integrity;
+mod interception;
 mod kept;
 mod killed_upstream;
 mod languages;

@@ -2,12 +2,14 @@
 //!
 //! A configuration that is wrong is refused whole, with file, line and key; nothing of it takes effect.
 
+mod authority;
 mod cache;
 mod callers;
 mod clients;
 mod decisions;
 mod egress;
 mod file;
+mod intercept;
 mod known;
 mod limits;
 mod login;
@@ -17,19 +19,23 @@ mod source;
 mod tls;
 mod traces;
 mod trust;
+mod virtual_hosts;
 mod watch;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
+pub use authority::Authority;
 pub use cache::{Cache, TagTimes};
 pub use callers::Callers;
 pub use clients::{AddressFrom, Authorities, Clients, User, Users};
 pub use decisions::Decisions;
 pub use egress::{Egress, EgressProxy, Way};
 pub use file::{Log, LogFormat, LogLevel, OnLoadError};
+pub use intercept::{Intercept, Others, Wanted};
 pub use limits::Limits;
 pub use login::Login;
 pub use plugins::{Plugins, default_state_dir};
@@ -38,6 +44,7 @@ pub use source::ConfigError;
 pub use tls::Tls;
 pub use traces::Traces;
 pub use trust::{ClientPair, Trust, read_certificates, read_key};
+pub use virtual_hosts::{VirtualHost, VirtualHosts};
 pub use watch::{Read, Watch};
 
 use crate::oci::Registry;
@@ -63,6 +70,10 @@ pub struct Config {
     pub clients: Arc<Clients>,
     /// Whether a registry is asked with the credentials of callers, or asked whom it would serve.
     pub asks_callers: bool,
+    /// Hosts that stand for a registry each.
+    pub virtual_hosts: VirtualHosts,
+    /// Registries that clients reach through the proxy as if it were not there; none: nobody connects through it.
+    pub intercept: Option<Intercept>,
     /// The registry of a client that names none.
     pub default_registry: Registry,
     /// Whether any public registry is reached by its name.
@@ -169,12 +180,14 @@ impl Config {
             }
         }
         let asks_callers = registries.values().any(|reach| reach.asks_callers());
-        let config = Self {
+        let mut config = Self {
             listen,
             admin,
             tls,
             clients,
             asks_callers,
+            virtual_hosts: VirtualHosts::default(),
+            intercept: None,
             default_registry,
             open_registries: file.open_registries,
             docker_config,
@@ -201,6 +214,8 @@ impl Config {
                 format!("default_registry: {registry} is not known; to reach it, add [registries.\"{registry}\"]");
             return Err(source.error(&spanned.span(), &message));
         }
+        config.virtual_hosts = source.virtual_hosts(file.virtual_hosts, &config)?;
+        config.intercept = file.intercept.map(|typed| source.intercept(&typed, &config)).transpose()?;
         Ok(config)
     }
 
@@ -236,8 +251,21 @@ impl Config {
 
     /// The files that it was read from: its own, and those whose contents are part of it.
     pub fn files(&self) -> Vec<Read> {
-        let of_tls = self.tls.iter().flat_map(|tls| &tls.files);
-        self.file.iter().chain(of_tls).chain(&self.clients.files).cloned().collect()
+        let authority = self.intercept.iter().flat_map(|intercept| &intercept.authority.files);
+        let shown = self.certificates().flat_map(|tls| &tls.files);
+        self.file.iter().chain(shown).chain(authority).chain(&self.clients.files).cloned().collect()
+    }
+
+    /// All that clients may be shown, what everybody is shown first.
+    pub fn certificates(&self) -> impl Iterator<Item = &Tls> {
+        self.tls.iter().chain(self.virtual_hosts.certificates())
+    }
+
+    /// When what clients are shown, or trust, ends, by file.
+    pub fn ends(&self) -> impl Iterator<Item = (&Path, SystemTime)> {
+        let authority = self.intercept.iter().map(|intercept| &intercept.authority);
+        let shown = self.certificates().map(|tls| (tls.certificate.as_path(), tls.expires));
+        shown.chain(authority.map(|authority| (authority.file.as_path(), authority.expires)))
     }
 
     /// Why the file as a whole is not taken.
@@ -276,7 +304,7 @@ impl Config {
         let own = listed.iter().flat_map(|(_, reach)| reach.secret_files());
         let mut secrets: Vec<&Path> =
             own.chain(self.docker_config.as_deref()).chain(self.egress.secret_file()).collect();
-        secrets.extend(self.tls.as_ref().map(|tls| tls.key.as_path()));
+        secrets.extend(self.certificates().map(|tls| tls.key.as_path()));
         secrets.sort_unstable();
         secrets.dedup();
         warnings.extend(secrets.into_iter().filter_map(login::readable_by_all));

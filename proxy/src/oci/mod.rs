@@ -16,6 +16,6 @@ pub use credentials::Credentials;
 pub use digest::Digest;
 pub use endpoint::Endpoint;
 pub use error::Code;
-pub use name::{Reference, Registry, Repository, Tag};
+pub use name::{Host, Reference, Registry, Repository, Tag};
 pub use pull::{Addressing, Attempt, Candidate, Content, Denial, Failure, Method, Place, Pull};
 pub use rate_limit::RateLimit;

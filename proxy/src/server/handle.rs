@@ -8,21 +8,22 @@ use bytes::Bytes;
 use http_body::Body;
 use hyper::header::{
     ACCEPT, ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderMap,
-    HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE, RETRY_AFTER, TRANSFER_ENCODING, USER_AGENT, VIA, WARNING,
-    WWW_AUTHENTICATE,
+    HeaderName, HeaderValue, IF_NONE_MATCH, IF_RANGE, PROXY_AUTHENTICATE, RANGE, RETRY_AFTER, TRANSFER_ENCODING,
+    USER_AGENT, VIA, WARNING, WWW_AUTHENTICATE,
 };
 use hyper::http::uri::Authority;
 use hyper::{Request, Response, StatusCode, Version};
 
+use super::connect;
 use super::error::Told;
 use super::guard::{self, Panicked};
 use super::peer::Peer;
 use super::watched::{Record, Watched, next_id};
 use super::who::{self, Asking, Known, Who};
-use crate::addressing::{self, Request as Addressed};
+use crate::addressing::{self, Naming, Request as Addressed};
 use crate::body::Body as Sent;
 use crate::oci::manifest::Negotiated;
-use crate::oci::{Addressing, Code, Content, Digest, Method, Pull};
+use crate::oci::{Addressing, Code, Content, Digest, Host, Method, Pull};
 use crate::plugin::Facts;
 use crate::pull::{self, Answer, Caller, Core, Live};
 use crate::record::Journal;
@@ -69,13 +70,16 @@ where
 {
     let Answering { core, traces, journal, who } = answering;
     let live = core.live();
-    let about = (request.method(), request.uri().path());
+    // CONNECT has no path, but a target.
+    let target = request.uri().authority().filter(|_| *request.method() == hyper::Method::CONNECT);
+    let about = (request.method(), target.map_or(request.uri().path(), hyper::http::uri::Authority::as_str));
     let client = who::client_address(&live.config.clients, peer, request.headers());
     let address = client.as_ref().map_or(peer.address.ip(), |address| *address);
     let mut record = Record::new(&core.metrics, journal, &live.config.log, id, address, about);
     let given = request.headers().get_all(TRACE_PARENT).iter().map(|value| value.to_str().unwrap_or_default());
     record.trace(traces.begin(given), about);
     let scope = record.scope();
+    let connects = connect::is_asked(&live, peer, &request);
     let answered = async {
         let client = client.map_err(|reason| Told::new(400, Code::Unsupported, reason))?;
         let asking = Asking { who, config: &live.config, peer, client };
@@ -92,7 +96,11 @@ where
             if told.denied_by.is_some() {
                 (record.decision, record.policy) = (Some("deny"), told.denied_by.clone());
             }
-            refusal(&told)
+            let mut response = refusal(&told);
+            if let Some(reason) = connect::reason(&told).filter(|_| connects) {
+                response.extensions_mut().insert(reason);
+            }
+            response
         }
     };
     let (mut head, body) = response.into_parts();
@@ -118,10 +126,12 @@ async fn answer<B: Body>(
     request: &Request<B>,
     record: &mut Record,
 ) -> Result<Response<Sent>, Told> {
-    let headers = request.headers();
+    let (headers, peer) = (request.headers(), asking.peer);
+    let connects = connect::is_asked(live, peer, request);
     let method = match *request.method() {
         hyper::Method::GET => Method::Get,
         hyper::Method::HEAD => Method::Head,
+        _ if connects => Method::Head,
         _ => {
             return Err(Told {
                 close: true,
@@ -142,8 +152,21 @@ async fn answer<B: Body>(
     if target > TARGET_MAX {
         return Err(refuse(414, &format!("the address is longer than {TARGET_MAX} bytes, which no name needs")));
     }
+    if connects {
+        let through = asking.identify_tunnel(headers).await?;
+        record.known(through.known.identity.as_ref());
+        return connect::answer(live, &core.metrics, request, through).await;
+    }
     let query = request.uri().query().unwrap_or_default();
-    let addressed = addressing::resolve(method, request.uri().path(), query, &live.config.default_registry)?;
+    let host = host(request);
+    if peer.named.is_some() && host != peer.host {
+        return Err(refuse(421, "this connection is to another host than the request is for"));
+    }
+    let virtual_host = host.and_then(|host| live.config.virtual_hosts.find(&host)).map(|found| &found.registry);
+    let in_plain = if virtual_host.is_none() { connect::in_plain(live, peer, request)? } else { None };
+    let intercepted = peer.named.as_ref().or(in_plain);
+    let naming = Naming { intercepted, virtual_host, default: &live.config.default_registry };
+    let addressed = addressing::resolve(method, request.uri().path(), query, naming)?;
     let known = asking.identify(headers).await?;
     record.known(known.identity.as_ref());
     let (pull, query) = match addressed {
@@ -169,12 +192,22 @@ async fn answer<B: Body>(
     Ok(response(answer, headers))
 }
 
-/// Whether a request says whom it is for, and says it once. What it says changes nothing.
+/// Whether a request says whom it is for, and says it once.
 fn names_one_host<B>(request: &Request<B>) -> bool {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, more) = (hosts.next(), hosts.next().is_some());
     let named = request.version() != Version::HTTP_11 || first.is_some();
     named && !more && first.is_none_or(is_host)
+}
+
+/// Whom a request is for. An address in its first line goes before the header.
+///
+/// Source: RFC 9112, section 3.2.2; RFC 9113, section 8.3.1.
+fn host<B>(request: &Request<B>) -> Option<Host> {
+    match request.uri().authority() {
+        Some(authority) => Host::of_authority(authority.as_str()),
+        None => Host::of_authority(request.headers().get(HOST)?.to_str().ok()?),
+    }
 }
 
 /// A name or an address, and a port where there is one.
@@ -282,7 +315,7 @@ fn refusal(told: &Told) -> Response<Sent> {
         put(headers, ALLOW, "GET, HEAD");
     }
     if let Some(challenge) = &told.authenticate {
-        put(headers, WWW_AUTHENTICATE, challenge);
+        put(headers, if told.status == 407 { PROXY_AUTHENTICATE } else { WWW_AUTHENTICATE }, challenge);
     }
     if told.close {
         put(headers, CONNECTION, "close");

@@ -2,11 +2,13 @@
 
 mod admin;
 mod cache;
+mod connect;
 mod connection;
 mod decisions;
 mod error;
 mod guard;
 mod handle;
+mod leaves;
 mod patience;
 mod peer;
 mod plugins;
@@ -14,6 +16,7 @@ mod sending;
 mod supposed;
 mod table;
 mod tls;
+mod tunnel;
 mod watched;
 mod who;
 
@@ -45,6 +48,7 @@ use crate::record::Journal;
 use crate::trace::Traces;
 use connection::Terms;
 use handle::Answering;
+use leaves::Leaves;
 use peer::Peer;
 use table::Table;
 use who::Who;
@@ -64,6 +68,8 @@ pub struct Server {
     ready: Arc<AtomicBool>,
     /// What clients are shown; none: plain HTTP.
     tls: Arc<ArcSwapOption<TlsAcceptor>>,
+    /// What they are shown that connect to an intercepted registry; none: nobody does.
+    leaves: Arc<ArcSwapOption<Leaves>>,
     /// Most connections of clients that the system has descriptors for.
     descriptors: usize,
     clients: Side,
@@ -96,14 +102,17 @@ impl Server {
         let ready = Arc::new(AtomicBool::new(true));
         let who = Who::new(core.live().config.plugins.state_dir.clone());
         let answering = Arc::new(Answering { core: core.clone(), traces, journal: journal.clone(), who });
-        let server = Self { core, journal, answering, ready, tls: Arc::default(), descriptors, clients, operators };
+        let (tls, leaves) = Default::default();
+        let server = Self { core, journal, answering, ready, tls, leaves, descriptors, clients, operators };
         server.show(&server.core.live().config);
         server
     }
 
-    /// What clients are shown from now on; none: plain HTTP. Connections go on with what they were shown.
+    /// Shows clients what a configuration says from now on. Connections go on with what they were shown.
     pub fn show(&self, config: &Config) {
-        self.tls.store(config.tls.as_ref().map(|tls| Arc::new(tls::acceptor(tls, &config.clients))));
+        self.tls.store(tls::of_listener(config).map(Arc::new));
+        let intercept = config.intercept.as_ref();
+        self.leaves.store(intercept.map(|intercept| Arc::new(Leaves::of(&intercept.authority))));
     }
 
     /// A token that ends what is accepted with it, as a drain does. It ends with the drain too.
@@ -214,6 +223,7 @@ impl Server {
                 clients: config.clients.clone(),
                 limits: config.limits.clone(),
                 tls: tls(),
+                leaves: self.leaves.clone(),
                 place,
                 drain: until.clone(),
                 abort: side.abort.clone(),

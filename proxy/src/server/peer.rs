@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use super::who::Through;
+use crate::oci::{Host, Registry};
 use crate::plugin::Identity;
 
 /// Who connected, and how.
@@ -15,4 +17,18 @@ pub(super) struct Peer {
     pub proxied: bool,
     /// Who it is by its certificate.
     pub certificate: Option<Identity>,
+    /// The registry that it believes to talk to; none: it knows that this is a mirror.
+    pub named: Option<Registry>,
+    /// The host that it believes to talk to then.
+    pub host: Option<Host>,
+    /// Who asked to be led there.
+    pub through: Option<Through>,
+}
+
+impl Peer {
+    /// Somebody of whom only the address is known.
+    pub fn at(address: SocketAddr) -> Self {
+        let (named, host, certificate, through) = Default::default();
+        Self { address, secure: false, proxied: false, certificate, named, host, through }
+    }
 }

@@ -172,8 +172,8 @@ fn same_domain(one: &str, other: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use super::super::caller::By;
+    use super::*;
     use crate::config::Config;
     use crate::oci::{Action, Registry, Repository};
 

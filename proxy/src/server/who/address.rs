@@ -16,6 +16,10 @@ const HOPS_MAX: usize = 32;
 /// # Errors
 /// What the trusted proxy wrote is no address.
 pub fn client(clients: &Clients, peer: &Peer, headers: &HeaderMap) -> Result<IpAddr, String> {
+    // What was asked inside of a tunnel was written by who asked for it.
+    if let Some(through) = &peer.through {
+        return Ok(through.client);
+    }
     let own = peer.address.ip().to_canonical();
     let Some(AddressFrom::Header(name)) = &clients.address_from else { return Ok(own) };
     if !clients.is_trusted_proxy(own) {
@@ -54,7 +58,7 @@ mod tests {
         let config = Config::parse(text, "t").expect("a configuration");
         let asked = |from: &str, lines: &[&str]| {
             let address = format!("{from}:1").parse().expect("an address");
-            let peer = Peer { address, secure: false, proxied: false, certificate: None };
+            let peer = Peer::at(address);
             let mut headers = HeaderMap::new();
             for line in lines {
                 headers.append("x-forwarded-for", line.parse().expect("a value"));

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use hyper::header::{AUTHORIZATION, HeaderMap};
+use hyper::header::{HeaderMap, HeaderName};
 
 use crate::oci::Credentials;
 
@@ -22,14 +22,14 @@ pub enum Shown {
     Bearer(String),
 }
 
-/// Reads the header.
+/// Reads the header, or the one like it for proxies.
 ///
 /// # Errors
 /// What is wrong with it, without what stands in it.
-pub fn parse(headers: &HeaderMap) -> Result<Shown, &'static str> {
-    let mut values = headers.get_all(AUTHORIZATION).iter();
+pub fn parse(headers: &HeaderMap, name: &HeaderName) -> Result<Shown, &'static str> {
+    let mut values = headers.get_all(name).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
-        let several = headers.contains_key(AUTHORIZATION);
+        let several = headers.contains_key(name);
         return if several { Err("a request has one header Authorization") } else { Ok(Shown::Nothing) };
     };
     let value = value.to_str().map_err(|_| "the header Authorization is no text")?.trim();
@@ -71,6 +71,8 @@ pub fn credentials(user: &str, password: &str) -> Option<Shown> {
 
 #[cfg(test)]
 mod tests {
+    use hyper::header::AUTHORIZATION;
+
     use super::*;
 
     fn shown(values: &[&[u8]]) -> Result<Shown, &'static str> {
@@ -78,7 +80,7 @@ mod tests {
         for value in values {
             headers.append(AUTHORIZATION, hyper::header::HeaderValue::from_bytes(value).expect("a value"));
         }
-        parse(&headers)
+        parse(&headers, &AUTHORIZATION)
     }
 
     #[test]

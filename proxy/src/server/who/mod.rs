@@ -15,7 +15,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use hyper::header::HeaderMap;
+use hyper::header::{AUTHORIZATION, HeaderMap, PROXY_AUTHORIZATION};
 use sha2::{Digest, Sha256};
 
 use super::error::{Challenge, Told};
@@ -41,7 +41,7 @@ pub struct Who {
 }
 
 /// Who asks.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 pub struct Known {
     /// None: anybody.
     pub identity: Option<Identity>,
@@ -50,6 +50,13 @@ pub struct Known {
     subject: Option<Subject>,
     /// It has shown nothing that it could be asked for.
     pub is_silent: bool,
+}
+
+/// Who asked to be led to a registry that the proxy stands in for, and from where.
+#[derive(Clone, Debug)]
+pub struct Through {
+    pub known: Known,
+    pub client: IpAddr,
 }
 
 /// A request of somebody who is yet to be known.
@@ -84,7 +91,8 @@ impl Asking<'_> {
         if !self.challenges() {
             return self.from_nothing();
         }
-        let shown = authorization::parse(headers).map_err(|reason| Told::new(400, Code::Unauthorized, reason))?;
+        let shown = authorization::parse(headers, &AUTHORIZATION)
+            .map_err(|reason| Told::new(400, Code::Unauthorized, reason))?;
         match shown {
             Shown::Nothing => self.from_nothing(),
             Shown::Basic(shown) => self.log_in(shown).await,
@@ -93,6 +101,26 @@ impl Asking<'_> {
                 ..Told::new(401, Code::Unauthorized, "the token is none of this mirror, or it is over: get a new one")
             }),
         }
+    }
+
+    /// Finds out who asks to be led on, by what clients show to proxies.
+    pub async fn identify_tunnel(&self, headers: &HeaderMap) -> Result<Through, Told> {
+        let client = self.client;
+        let shown =
+            if self.challenges() { authorization::parse(headers, &PROXY_AUTHORIZATION) } else { Ok(Shown::Nothing) };
+        let known = match shown.map_err(|reason| Told::new(400, Code::Unauthorized, reason))? {
+            Shown::Nothing => self.from_nothing(),
+            Shown::Basic(shown) => self.log_in(shown).await,
+            Shown::Bearer(_) => Err(unauthorized("a proxy is shown a user and a password by Basic")),
+        };
+        let known = known.map_err(|told| match told.status {
+            401 => {
+                Told { status: 407, challenge: None, authenticate: Some("Basic realm=\"tidegate\"".to_owned()), ..told }
+            }
+            _ => told,
+        })?;
+        // What was meant for us is for no registry.
+        Ok(Through { known: Known { credentials: None, ..known }, client })
     }
 
     /// Whether somebody who asks whether this is a registry is told so at once. docker and containers/image send what
@@ -128,12 +156,12 @@ impl Asking<'_> {
         let name = shown.user.as_str();
         let own = config.clients.users.as_ref().filter(|users| {
             // Who is none of ours may be one of a registry's: that one will say so.
-            users.get(name).is_some() || !config.asks_callers || !config.clients.may_be_anonymous(client)
+            users.get(name).is_some() || !config.asks_callers || self.from_nothing().is_err()
         });
         let Some(users) = own else {
-            self.may_be_anonymous()?;
+            let known = self.from_nothing()?;
             self.who.logins.may_try(client, name).map_err(told)?;
-            return Ok(Known { credentials: Some(Arc::new(shown)), ..Known::default() });
+            return Ok(Known { credentials: Some(Arc::new(shown)), is_silent: false, ..known });
         };
         match self.who.logins.verify(users, &shown, client).await {
             Ok(()) => {}
@@ -177,6 +205,9 @@ impl Asking<'_> {
     }
 
     fn from_nothing(&self) -> Result<Known, Told> {
+        if let Some(through) = &self.peer.through {
+            return Ok(Known { is_silent: true, ..through.known.clone() });
+        }
         if let (Some(identity), Some(_)) = (&self.peer.certificate, &self.config.clients.certificates) {
             let Identity { subject, issuer, groups } = identity.clone();
             let subject = Some(Subject::Certificate { subject, issuer, groups });

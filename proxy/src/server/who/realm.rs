@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue};
 use hyper::http::uri::Authority;
 use hyper::{Method, Request, Response};
 use serde_json::json;
@@ -74,7 +74,7 @@ impl Asking<'_> {
         let (head, body) = request.into_parts();
         let admitted = match head.method {
             Method::GET if body.is_end_stream() => {
-                let shown = authorization::parse(&head.headers);
+                let shown = authorization::parse(&head.headers, &AUTHORIZATION);
                 match shown.map_err(|reason| Told::new(400, Code::Unauthorized, reason)) {
                     Ok(shown) => self.admit(shown).await.map(|known| (known, false)),
                     Err(told) => Err(told),
@@ -177,7 +177,7 @@ mod tests {
                 request = request.header(*name, *value);
             }
             let address: std::net::SocketAddr = "127.0.0.1:9".parse().expect("an address");
-            let peer = Peer { address, secure, proxied, certificate: None };
+            let peer = Peer { secure, proxied, ..Peer::at(address) };
             let asking = Asking { who: &who, config: &config, peer: &peer, client: address.ip() };
             asking.challenge(&request.body(()).expect("a request"), Challenge::Ask)
         };
