@@ -30,6 +30,7 @@ mod plugins;
 mod policies;
 mod policy;
 mod pulls;
+mod push;
 mod quota;
 mod ranges;
 mod registries;

@@ -10,6 +10,7 @@ mod handle;
 mod patience;
 mod peer;
 mod plugins;
+mod push;
 mod sending;
 mod table;
 mod tls;

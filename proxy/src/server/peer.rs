@@ -2,9 +2,13 @@
 
 use std::net::SocketAddr;
 
+use super::patience::Requests;
+
 /// Who connected, and how.
 #[derive(Debug)]
 pub(super) struct Peer {
     /// Its address.
     pub address: SocketAddr,
+    /// What it may send.
+    pub requests: Requests,
 }

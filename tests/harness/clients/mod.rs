@@ -1,9 +1,10 @@
 //! The clients that people use, each with folders of its own.
 
+pub mod buildah;
 mod containerd;
 mod docker;
 mod podman;
-mod skopeo;
+pub mod skopeo;
 
 use std::process::Command;
 
