@@ -31,6 +31,8 @@ mod policies;
 mod policy;
 mod pulls;
 mod push;
+mod push_faults;
+mod push_specification;
 mod quota;
 mod ranges;
 mod registries;

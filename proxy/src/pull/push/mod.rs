@@ -276,18 +276,18 @@ impl Pushing {
             cache.forget_tag(place, tag).await;
         }
         let said = sent?;
+        let digest = match &reference {
+            Reference::Digest(digest) => *digest,
+            Reference::Tag(_) => Digest::sha256_of(&bytes),
+        };
+        let told = said.header("docker-content-digest").is_none_or(|told| told == digest.to_string());
         if said.status.is_success() {
             self.wrote(place);
-            let digest = match &reference {
-                Reference::Digest(digest) => *digest,
-                Reference::Tag(_) => Digest::sha256_of(&bytes),
-            };
-            let told = said.header("docker-content-digest").is_none_or(|told| told == digest.to_string());
             if let Some(media_type) = media_type.filter(|_| told && digest.matches(&bytes)) {
                 cache.put_manifest(place, &Manifest { digest, media_type, bytes }).await;
             }
         }
-        self.done(&said, Some(resource))
+        self.done(&said, Some(if told { format!("manifests/{digest}") } else { resource }))
     }
 
     async fn remove(self, reference: Reference) -> Result<Written, Error> {
@@ -437,6 +437,13 @@ impl Pushing {
             Write::RemoveBlob(_) => Code::BlobUnknown,
         };
         Error { what: self.push.to_string(), unknown, cause }
+    }
+
+    /// The registry cannot be had: that says nothing of what is there.
+    fn unavailable(&self, cause: Cause) -> Error {
+        let unknown =
+            if self.push.write.kind() == "manifest" { Code::ManifestInvalid } else { Code::BlobUploadInvalid };
+        Error { unknown, ..self.error(cause) }
     }
 
     fn address(&self, resource: &str) -> String {

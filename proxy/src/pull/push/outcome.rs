@@ -66,9 +66,9 @@ impl Pushing {
             story = format!("{story}: {message}");
         }
         let after = said.header("retry-after").and_then(|after| after.parse().ok()).map(Duration::from_secs);
-        self.error(match status {
-            403 => Cause::Refused(story),
-            429 => Cause::TooManyRequests(story, after),
+        match status {
+            403 => self.error(Cause::Refused(story)),
+            429 => self.error(Cause::TooManyRequests(story, after)),
             400..=499 => {
                 let code = code.unwrap_or_else(|| match status {
                     404 => self.error(Cause::NotFound(String::new())).unknown,
@@ -77,17 +77,17 @@ impl Pushing {
                     _ if self.push.write.kind() == "manifest" => Code::ManifestInvalid,
                     _ => Code::BlobUploadInvalid,
                 });
-                Cause::Answered { status, code, story, detail }
+                self.error(Cause::Answered { status, code, story, detail })
             }
-            _ => Cause::Unavailable(story),
-        })
+            _ => self.unavailable(Cause::Unavailable(story)),
+        }
     }
 }
 
 /// A failure before there was an answer.
 pub(super) fn failure_of(pushing: &Pushing, place: &Place, failure: Failure) -> Error {
     let story = format!("{place}: {failure}");
-    pushing.error(match failure {
+    pushing.unavailable(match failure {
         Failure::Auth { refused: true, .. } => Cause::Refused(story),
         Failure::Timeout => Cause::Timeout(story),
         _ => Cause::Unavailable(story),
