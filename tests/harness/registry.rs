@@ -99,7 +99,7 @@ fn serve(folder: &Path, address: SocketAddrV4, scheme: &str) -> (Process, Socket
     };
     let config = format!(
         "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
-         storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}', secret: tests{tls}}}\n",
+         storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: '{address}', secret: tests{tls}}}\n",
         at("data"),
     );
     fs::write(&file, config).unwrap();

@@ -30,13 +30,15 @@ pub struct Reach {
     pub trust: Trust,
     /// The way there, where it has one of its own.
     pub way: Option<Way>,
+    /// Whether it is written to.
+    pub push: bool,
 }
 
 impl Reach {
     /// A public registry that nobody listed.
     pub fn unlisted(url: Url, docker_config: Option<PathBuf>) -> Self {
         let (logins, redirect_hosts, trust) = Default::default();
-        Self { url, listed: false, logins, docker_config, redirect_hosts, trust, way: None }
+        Self { url, listed: false, logins, docker_config, redirect_hosts, trust, way: None, push: false }
     }
 
     /// What a repository is asked with: of the longest prefix that covers it, component by component.
@@ -169,7 +171,7 @@ impl Source<'_> {
         }
         let trust = self.trust(typed.ca_file, typed.client_cert, typed.client_key, typed.insecure, &table)?;
         let way = self.way(typed.proxy, typed.proxy_password_file, &table)?;
-        Ok(Reach { url, listed: true, logins, docker_config, redirect_hosts, trust, way })
+        Ok(Reach { url, listed: true, logins, docker_config, redirect_hosts, trust, way, push: typed.push })
     }
 
     /// `HOST`, `HOST:PORT`, or `*.DOMAIN` for every name below a domain.

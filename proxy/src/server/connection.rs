@@ -94,7 +94,7 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let _ = stream.set_nodelay(true);
-    let mut peer = Peer { address: terms.peer, named: None, host: None };
+    let mut peer = Peer { address: terms.peer, named: None, host: None, requests: Requests::default() };
     let mut opened = begin(open(stream, terms.tls.clone()), &terms).await;
     while let Some(layer) = opened {
         let Some((onward, client)) = speak(layer, peer, &terms, handle.clone()).await else { return };
@@ -106,7 +106,8 @@ where
             }
             Onward::Registry { registry, host } => {
                 opened = begin(open_inside(client, &host, &terms), &terms).await;
-                peer = Peer { address: terms.peer, named: Some(registry), host: Some(host) };
+                let (named, host) = (Some(registry), Some(host));
+                peer = Peer { address: terms.peer, named, host, requests: Requests::default() };
             }
         }
     }
@@ -139,7 +140,7 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let Opened { carrier, prefix, speaks } = opened;
-    let (requests, led) = (Requests::default(), Led::default());
+    let (requests, led) = (peer.requests.clone(), Led::default());
     let (place, peer, counted, leads) = (terms.place.clone(), Arc::new(peer), requests.clone(), led.clone());
     let service = service_fn(move |mut request| {
         counted.count();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::patience::Requests;
 use crate::oci::{Host, Registry};
 
 /// Who connected, and how.
@@ -13,4 +14,6 @@ pub(super) struct Peer {
     pub named: Option<Registry>,
     /// The host that it believes to talk to then.
     pub host: Option<Host>,
+    /// What it may send.
+    pub requests: Requests,
 }

@@ -11,6 +11,8 @@ mod health;
 mod helper;
 mod limits;
 mod names;
+mod outgoing;
+mod push;
 mod secret;
 mod token;
 mod trust;
@@ -24,7 +26,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, USER_AGENT, VIA, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, GetAll, HeaderMap, HeaderValue, LOCATION, RANGE, USER_AGENT, VIA,
+    WWW_AUTHENTICATE,
 };
 use hyper::{Request, Response, StatusCode};
 use url::Url;
@@ -42,6 +45,7 @@ use limits::Limits;
 use tunnel::Tunnels;
 
 pub use answer::{Answer, Received};
+pub use push::{Brought, Offer, Said, To, Unsent};
 pub use tunnel::{NoTunnel, Tunnel};
 pub use via::{Loop, Via};
 
@@ -208,7 +212,7 @@ impl Upstreams {
             return Ok(answer);
         }
         let challenge = match host {
-            None => Some(challenge_of(&answer, ask)?),
+            None => Some(challenge_in(answer.headers().get_all(WWW_AUTHENTICATE), ask.place)?),
             // A host that a redirect led to refuses what the registry gave us for it. What it asks for itself is not
             // answered; the registry is asked for another way, with a grant that is as new.
             Some(_) => None,
@@ -279,10 +283,9 @@ fn warn_of(config: &Config, before: Option<&Config>) {
     }
 }
 
-fn challenge_of(answer: &Response<Incoming>, ask: &Ask<'_>) -> Result<Challenge, Failure> {
-    let values = answer.headers().get_all(WWW_AUTHENTICATE);
+fn challenge_in(values: GetAll<'_, HeaderValue>, place: &Place) -> Result<Challenge, Failure> {
     challenge::parse(values.iter().filter_map(|value| value.to_str().ok())).ok_or_else(|| {
-        let reason = format!("{} answers 401 without a challenge that can be answered", ask.place.registry);
+        let reason = format!("{} answers 401 without a challenge that can be answered", place.registry);
         Failure::Auth { reason, refused: true }
     })
 }
