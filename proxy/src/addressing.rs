@@ -3,7 +3,9 @@
 use url::form_urlencoded;
 
 use crate::oci::endpoint::{self, NoEndpoint, Segments};
-use crate::oci::{Addressing, Content, Endpoint, Method, Place, Pull, Registry, Repository};
+use crate::oci::{
+    Addressing, Content, Digest, Endpoint, Place, Pull, Push, Registry, Repository, Session, Verb, Write,
+};
 
 /// What a request is about.
 #[derive(Debug)]
@@ -12,6 +14,10 @@ pub enum Request {
     Base,
     /// A pull, and its query without `ns`.
     Pull(Pull, String),
+    /// A push.
+    Push(Push),
+    /// A method that an endpoint does not have; those that it has, where the registry takes pushes.
+    NotAllowed(Registry, &'static str),
     /// Something that a registry may offer, and a mirror does not.
     Unsupported,
 }
@@ -28,6 +34,11 @@ pub enum Unaddressed {
     /// `n` is given twice, or is no number.
     #[error("the parameter n must be one whole number, from 0 on")]
     Page,
+    /// `digest` or `mount` is missing, given twice, or no digest.
+    #[error(
+        "the parameter {0} must be one digest: `sha256:` and 64 lower-case hexadecimal digits, or `sha512:` and 128"
+    )]
+    Digest(&'static str),
 }
 
 /// What names a registry beside path and query.
@@ -45,27 +56,106 @@ pub struct Naming<'a> {
 const PAGE_MAX: u64 = 1000;
 
 /// Resolves path and query of a request.
-pub fn resolve(method: Method, path: &str, query: &str, naming: Naming<'_>) -> Result<Request, Unaddressed> {
-    let (name, content) = match endpoint::parse(path)? {
-        Endpoint::Base => return Ok(Request::Base),
-        Endpoint::Upload | Endpoint::Catalog => return Ok(Request::Unsupported),
-        Endpoint::Manifest(name, reference) => (name, Content::Manifest(reference)),
-        Endpoint::Blob(name, digest) => (name, Content::Blob(digest)),
-        Endpoint::Tags(name) => (name, Content::Tags),
-        Endpoint::Referrers(name, digest) => (name, Content::Referrers(digest)),
+pub fn resolve(verb: Verb, path: &str, query: &str, naming: Naming<'_>) -> Result<Request, Unaddressed> {
+    let endpoint = endpoint::parse(path)?;
+    let (Endpoint::Manifest(name, _)
+    | Endpoint::Blob(name, _)
+    | Endpoint::Tags(name)
+    | Endpoint::Referrers(name, _)
+    | Endpoint::Uploads(name)
+    | Endpoint::Upload(name, _)) = &endpoint
+    else {
+        return Ok(if endpoint == Endpoint::Base { Request::Base } else { Request::Unsupported });
     };
-    let (ns, mut query) = take_ns(query)?;
-    if content == Content::Tags {
-        query = bound_page(&query)?;
+    let (ns, query) = take_ns(query)?;
+    let named = |name: &Segments| {
+        let (registry, repository, addressing) = match (naming, &ns) {
+            (Naming { intercepted: Some(registry), .. }, _) => by_connection(name, registry),
+            (_, Some(ns)) => by_ns(ns, name)?,
+            (Naming { virtual_host: Some(registry), .. }, None) => by_virtual_host(name, registry),
+            (Naming { default, .. }, None) => by_path(name).unwrap_or_else(|| by_default(name, default)),
+        };
+        let repository = Repository::parse(&repository).ok_or(NoEndpoint::Name)?.canonical(&registry);
+        Ok::<_, Unaddressed>((Place { registry, repository }, addressing))
+    };
+    let (place, addressing) = named(name)?;
+    let Verb::Read(method) = verb else {
+        let from = |name: &str| {
+            // Another registry's repository is none that this one could take a blob from.
+            let (from, _) = named(&endpoint::parse_repository(name)?).ok()?;
+            (from.registry == place.registry && from != place).then_some(from.repository)
+        };
+        return Ok(match write(verb, endpoint, &query, from)? {
+            Ok(write) => Request::Push(Push { place, write, addressing }),
+            Err(allowed) => Request::NotAllowed(place.registry, allowed),
+        });
+    };
+    let content = match endpoint {
+        Endpoint::Manifest(_, reference) => Content::Manifest(reference),
+        Endpoint::Blob(_, digest) => Content::Blob(digest),
+        Endpoint::Tags(_) => Content::Tags,
+        Endpoint::Referrers(_, digest) => Content::Referrers(digest),
+        Endpoint::Upload(_, upload) => {
+            return Ok(Request::Push(Push { place, write: Write::Look(Session(upload)), addressing }));
+        }
+        Endpoint::Uploads(_) => return Ok(Request::NotAllowed(place.registry, UPLOADS)),
+        Endpoint::Base | Endpoint::Catalog => return Ok(Request::Unsupported),
+    };
+    let query = if content == Content::Tags { bound_page(&query)? } else { query };
+    Ok(Request::Pull(Pull { place, content, method, addressing }, query))
+}
+
+/// The methods of the endpoint where uploads begin.
+const UPLOADS: &str = "POST";
+
+/// What a method that does not read asks for; else the methods that the endpoint has.
+fn write(
+    verb: Verb,
+    endpoint: Endpoint,
+    query: &str,
+    from: impl Fn(&str) -> Option<Repository>,
+) -> Result<Result<Write, &'static str>, Unaddressed> {
+    Ok(match (verb, endpoint) {
+        (Verb::Put, Endpoint::Manifest(_, reference)) => Ok(Write::Manifest(reference)),
+        (Verb::Delete, Endpoint::Manifest(_, reference)) => Ok(Write::RemoveManifest(reference)),
+        (_, Endpoint::Manifest(..)) => Err("GET, HEAD, PUT, DELETE"),
+        (Verb::Delete, Endpoint::Blob(_, digest)) => Ok(Write::RemoveBlob(digest)),
+        (_, Endpoint::Blob(..)) => Err("GET, HEAD, DELETE"),
+        (Verb::Post, Endpoint::Uploads(_)) => Ok(match (parameter(query, "mount")?, source(query)) {
+            (Some(mount), Some(source)) => match from(&source) {
+                Some(from) => Write::Mount(mount, from),
+                None => Write::Begin(None),
+            },
+            // Whoever does not say from where has the registry look everywhere: where a caller may not read, too.
+            (Some(_), None) => Write::Begin(None),
+            (None, _) => Write::Begin(parameter(query, "digest")?),
+        }),
+        (_, Endpoint::Uploads(_)) => Err(UPLOADS),
+        (Verb::Patch, Endpoint::Upload(_, upload)) => Ok(Write::Chunk(Session(upload))),
+        (Verb::Put, Endpoint::Upload(_, upload)) => {
+            let digest = parameter(query, "digest")?.ok_or(Unaddressed::Digest("digest"))?;
+            Ok(Write::Finish(Session(upload), digest))
+        }
+        (Verb::Delete, Endpoint::Upload(_, upload)) => Ok(Write::Cancel(Session(upload))),
+        (_, Endpoint::Upload(..)) => Err("GET, PATCH, PUT, DELETE"),
+        (_, Endpoint::Base | Endpoint::Catalog | Endpoint::Tags(_) | Endpoint::Referrers(..)) => Err("GET, HEAD"),
+    })
+}
+
+/// A digest that stands in a query, once or not at all.
+fn parameter(query: &str, name: &'static str) -> Result<Option<Digest>, Unaddressed> {
+    let mut found = None;
+    for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+        if key == name && found.replace(value.parse().map_err(|_| Unaddressed::Digest(name))?).is_some() {
+            return Err(Unaddressed::Digest(name));
+        }
     }
-    let (registry, repository, addressing) = match (naming, ns) {
-        (Naming { intercepted: Some(registry), .. }, _) => by_connection(&name, registry),
-        (_, Some(ns)) => by_ns(&ns, &name)?,
-        (Naming { virtual_host: Some(registry), .. }, None) => by_virtual_host(&name, registry),
-        (Naming { default, .. }, None) => by_path(&name).unwrap_or_else(|| by_default(&name, default)),
-    };
-    let repository = Repository::parse(&repository).ok_or(NoEndpoint::Name)?.canonical(&registry);
-    Ok(Request::Pull(Pull { place: Place { registry, repository }, content, method, addressing }, query))
+    Ok(found)
+}
+
+/// The repository that a blob is to be taken from.
+fn source(query: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == "from").map(|(_, value)| value.into_owned())
 }
 
 type Named = (Registry, String, Addressing);
@@ -142,6 +232,7 @@ fn bound_page(query: &str) -> Result<String, Unaddressed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::oci::Method;
 
     type Resolved = Result<(String, &'static str, String), Unaddressed>;
 
@@ -150,7 +241,7 @@ mod tests {
     }
 
     fn named(path: &str, query: &str, naming: Naming<'_>) -> Resolved {
-        match resolve(Method::Get, path, query, naming)? {
+        match resolve(Verb::Read(Method::Get), path, query, naming)? {
             Request::Pull(pull, rest) => Ok((pull.to_string(), pull.addressing.as_str(), rest)),
             other => panic!("{other:?}"),
         }
@@ -242,5 +333,60 @@ mod tests {
             assert_eq!(resolved("/v2/a/manifests/x", ns), Err(Unaddressed::Ns), "{ns}");
         }
         assert_eq!(resolved("/v2/docker.io/manifests/x", ""), Err(Unaddressed::Path(NoEndpoint::Name)));
+    }
+
+    #[test]
+    fn pushes_are_named_as_pulls_are() {
+        let hex = "a".repeat(64);
+        let digest = format!("sha256:{hex}");
+        let default = Registry::parse("registry.lan").expect("a registry");
+        let naming = Naming { intercepted: None, virtual_host: None, default: &default };
+        let asked = |verb, path: &str, query: &str| {
+            let path = path.replace("DIGEST", &digest);
+            let query = query.replace("DIGEST", &digest);
+            match resolve(verb, &format!("/v2/{path}"), &query, naming) {
+                Ok(Request::Push(push)) => {
+                    let name = format!("{:?}", push.write);
+                    let name = name.split(['(', ' ']).next().unwrap_or_default();
+                    format!("{} {push} {}", name, push.addressing.as_str())
+                }
+                Ok(Request::NotAllowed(registry, allowed)) => format!("{registry} {allowed}"),
+                Ok(other) => format!("{other:?}"),
+                Err(err) => err.to_string().split(" must").next().unwrap_or_default().to_owned(),
+            }
+        };
+        let upload = "an upload to registry.lan/a default";
+        let blob = format!("blob {digest} of registry.lan/a default");
+        for (verb, path, query, came) in [
+            (Verb::Post, "a/blobs/uploads/", "", format!("Begin {upload}")),
+            (Verb::Post, "a/blobs/uploads", "", format!("Begin {upload}")),
+            (Verb::Post, "quay.io/a/b/blobs/uploads/", "", "Begin an upload to quay.io/a/b path".to_owned()),
+            (Verb::Post, "a/blobs/uploads/", "ns=quay.io", "Begin an upload to quay.io/a ns".to_owned()),
+            (Verb::Post, "a/blobs/uploads/", "digest=DIGEST", format!("Begin {blob}")),
+            (Verb::Post, "a/blobs/uploads/", "mount=DIGEST&from=b/c", format!("Mount {blob}")),
+            (Verb::Post, "a/blobs/uploads/", "mount=DIGEST&from=registry.lan/b", format!("Mount {blob}")),
+            (Verb::Post, "a/blobs/uploads/", "mount=DIGEST&from=quay.io/b", format!("Begin {upload}")),
+            (Verb::Post, "a/blobs/uploads/", "mount=DIGEST&from=../b", format!("Begin {upload}")),
+            (Verb::Post, "a/blobs/uploads/", "mount=DIGEST&from=a", format!("Begin {upload}")),
+            (Verb::Post, "a/blobs/uploads/", "mount=DIGEST", format!("Begin {upload}")),
+            (Verb::Post, "a/blobs/uploads/", "mount=x&from=b", "the parameter mount".to_owned()),
+            (Verb::Post, "a/blobs/uploads/", "digest=DIGEST&digest=DIGEST", "the parameter digest".to_owned()),
+            (Verb::Patch, "a/blobs/uploads/x", "", format!("Chunk {upload}")),
+            (Verb::Put, "a/blobs/uploads/x", "digest=DIGEST", format!("Finish {blob}")),
+            (Verb::Put, "a/blobs/uploads/x", "", "the parameter digest".to_owned()),
+            (Verb::Delete, "a/blobs/uploads/x", "", format!("Cancel {upload}")),
+            (Verb::Read(Method::Get), "a/blobs/uploads/x", "", format!("Look {upload}")),
+            (Verb::Put, "a/manifests/1", "", "Manifest registry.lan/a:1 default".to_owned()),
+            (Verb::Put, "a/manifests/DIGEST", "", format!("Manifest registry.lan/a@{digest} default")),
+            (Verb::Delete, "a/manifests/1", "", "RemoveManifest registry.lan/a:1 default".to_owned()),
+            (Verb::Delete, "a/blobs/DIGEST", "", format!("RemoveBlob {blob}")),
+            (Verb::Put, "a/blobs/DIGEST", "", "registry.lan GET, HEAD, DELETE".to_owned()),
+            (Verb::Patch, "a/manifests/1", "", "registry.lan GET, HEAD, PUT, DELETE".to_owned()),
+            (Verb::Post, "a/tags/list", "", "registry.lan GET, HEAD".to_owned()),
+            (Verb::Put, "a/blobs/uploads/", "", "registry.lan POST".to_owned()),
+            (Verb::Post, "a/blobs/uploads/x", "", "registry.lan GET, PATCH, PUT, DELETE".to_owned()),
+        ] {
+            assert_eq!(asked(verb, path, query), came, "{verb:?} {path} {query}");
+        }
     }
 }

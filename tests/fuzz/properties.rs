@@ -10,7 +10,8 @@ use tidegate::config::{Config, Users};
 use tidegate::oci::endpoint::{self, Segments};
 use tidegate::oci::manifest::{self, MEDIA_TYPES, Negotiated};
 use tidegate::oci::{
-    Addressing, Content, Digest, Endpoint, Host, Method, Place, Pull, Reference, Registry, Repository, Tag, challenge,
+    Addressing, Content, Digest, Endpoint, Host, Method, Place, Pull, Reference, Registry, Repository, Tag, Verb,
+    Write, challenge,
 };
 use tidegate::pull;
 use tidegate::server::{self, Shown};
@@ -20,7 +21,7 @@ use tidegate::upstream::Via;
 pub type Property = fn(&[u8]);
 
 /// All of them, by the names of their fuzz targets and of their folders in `corpus/`.
-pub const TARGETS: [(&str, Property); 15] = [
+pub const TARGETS: [(&str, Property); 16] = [
     ("endpoint", endpoint),
     ("name", name),
     ("digest", digest),
@@ -32,6 +33,7 @@ pub const TARGETS: [(&str, Property); 15] = [
     ("accept", accept),
     ("image", image),
     ("query", query),
+    ("push", push),
     ("via", via),
     ("authorization", authorization),
     ("proxied", proxied),
@@ -121,7 +123,9 @@ pub fn endpoint(data: &[u8]) {
     let again = match &parsed {
         Endpoint::Base => "/v2/".to_owned(),
         Endpoint::Catalog => "/v2/_catalog".to_owned(),
-        Endpoint::Upload => return,
+        Endpoint::Uploads(of) => format!("/v2/{}/blobs/uploads/", name(of)),
+        // What it is called is opened, never looked at.
+        Endpoint::Upload(of, _) => return drop(name(of)),
         Endpoint::Tags(of) => format!("/v2/{}/tags/list", name(of)),
         Endpoint::Manifest(of, Reference::Tag(tag)) => format!("/v2/{}/manifests/{tag}", name(of)),
         Endpoint::Manifest(of, Reference::Digest(digest)) => format!("/v2/{}/manifests/{digest}", name(of)),
@@ -138,14 +142,14 @@ pub fn query(data: &[u8]) {
     let default = hub();
     let naming = Naming { intercepted: None, virtual_host: None, default: &default };
     for other in [Naming { virtual_host: Some(&default), ..naming }, Naming { intercepted: Some(&default), ..naming }] {
-        if let Ok(Request::Pull(pull, _)) = addressing::resolve(Method::Get, path, query, other) {
+        if let Ok(Request::Pull(pull, _)) = addressing::resolve(Verb::Read(Method::Get), path, query, other) {
             assert!(pull.addressing == Addressing::Ns || pull.place.registry == default, "{text:?}");
             assert_harmless(pull.place.repository.as_str());
         }
     }
-    let (pull, rest) = match addressing::resolve(Method::Get, path, query, naming) {
+    let (pull, rest) = match addressing::resolve(Verb::Read(Method::Get), path, query, naming) {
         Ok(Request::Pull(pull, rest)) => (pull, rest),
-        Ok(Request::Base | Request::Unsupported) => return,
+        Ok(Request::Base | Request::Unsupported | Request::NotAllowed(..) | Request::Push(_)) => return,
         Err(error) => return assert_printable(&error.to_string()),
     };
     let repository = pull.place.repository.as_str();
@@ -160,12 +164,46 @@ pub fn query(data: &[u8]) {
         Addressing::Ns => format!("{rest}&ns={}", pull.place.registry),
         _ => rest.clone(),
     };
-    match addressing::resolve(Method::Get, path, &again, naming) {
+    match addressing::resolve(Verb::Read(Method::Get), path, &again, naming) {
         Ok(Request::Pull(same, query)) => {
             assert_eq!(query, rest, "{text:?}");
             assert_eq!((same.place, same.content), (pull.place, pull.content), "{text:?}");
         }
         other => panic!("{text:?}: {other:?}"),
+    }
+}
+
+/// A method, path and query, as a client pushes. What comes of it is harmless, and the address that its client is given
+/// leads to the same repository.
+pub fn push(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let (method, target) = text.split_once(' ').unwrap_or(("", text));
+    let verb = match method {
+        "POST" => Verb::Post,
+        "PUT" => Verb::Put,
+        "PATCH" => Verb::Patch,
+        "DELETE" => Verb::Delete,
+        _ => Verb::Read(Method::Get),
+    };
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let default = hub();
+    let naming = Naming { intercepted: None, virtual_host: None, default: &default };
+    let push = match addressing::resolve(verb, path, query, naming) {
+        Ok(Request::Push(push)) => push,
+        Ok(_) => return,
+        Err(error) => return assert_printable(&error.to_string()),
+    };
+    assert_harmless(push.place.repository.as_str());
+    assert_printable(&push.to_string());
+    if let Write::Mount(_, from) = &push.write {
+        assert_harmless(from.as_str());
+        assert_ne!(*from, push.place.repository, "{text:?}");
+    }
+    let location = push.addressing.target(&push.place, "blobs/uploads/x", "");
+    let (path, query) = location.split_once('?').unwrap_or((&location, ""));
+    match addressing::resolve(Verb::Patch, path, query, naming) {
+        Ok(Request::Push(next)) => assert_eq!((next.place, next.addressing), (push.place, push.addressing), "{text:?}"),
+        other => panic!("{text:?}: {location:?}: {other:?}"),
     }
 }
 
@@ -253,16 +291,17 @@ pub fn link(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let place = Place { registry: hub(), repository: Repository::parse("library/a").expect("a repository") };
     for (addressing, prefix) in [
-        (Addressing::Path, "</v2/docker.io/library/a/tags/list?"),
-        (Addressing::Ns, "</v2/library/a/tags/list?"),
-        (Addressing::Default, "</v2/library/a/tags/list?"),
-        (Addressing::VirtualHost, "</v2/library/a/tags/list?"),
-        (Addressing::Intercepted, "</v2/library/a/tags/list?"),
+        (Addressing::Path, "</v2/docker.io/library/a/tags/list"),
+        (Addressing::Ns, "</v2/library/a/tags/list"),
+        (Addressing::Default, "</v2/library/a/tags/list"),
+        (Addressing::VirtualHost, "</v2/library/a/tags/list"),
+        (Addressing::Intercepted, "</v2/library/a/tags/list"),
     ] {
         let pull = Pull { place: place.clone(), content: Content::Tags, method: Method::Get, addressing };
         let Some(link) = pull::rewrite_link(text, &pull, "tags/list") else { return };
         let target = link.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(">; rel=\"next\""));
         let target = target.unwrap_or_else(|| panic!("{text:?}: {link:?}"));
+        assert!(target.is_empty() || target.starts_with('?'), "{link:?}");
         assert!(!target.contains(|sign: char| !sign.is_ascii_graphic() || "<>\"".contains(sign)), "{link:?}");
         // Written once, it is a link that can be followed and written again.
         assert!(pull::rewrite_link(&link, &pull, "tags/list").is_some(), "{link:?}");

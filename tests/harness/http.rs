@@ -153,6 +153,18 @@ impl Request {
     }
 }
 
+impl Request {
+    /// Sends it with a body of a known length, and reads the whole answer, which may come before all is sent.
+    pub fn carry(&self, body: &[u8]) -> Answer {
+        let request = self.clone().field("Content-Length", &body.len().to_string());
+        let stream = request.start().unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.url));
+        // Who is answered early need not be listened to.
+        let _ = (&stream).write_all(body);
+        let response = Response::read(BufReader::new(stream), &self.method);
+        response.unwrap_or_else(|error| panic!("{} {}: {error}", self.method, self.url)).finish()
+    }
+}
+
 impl Response {
     /// Reads the head of the answer to a request that was sent on a connection.
     pub fn read(mut stream: BufReader<TcpStream>, method: &str) -> io::Result<Self> {

@@ -116,7 +116,7 @@ fn serve(folder: &Path, address: SocketAddrV4, scheme: &str) -> (Process, Socket
     };
     let config = format!(
         "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
-         storage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}', secret: tests{tls}}}\n{auth}",
+         storage: {{filesystem: {{rootdirectory: {}}}, delete: {{enabled: true}}}}\nhttp: {{addr: '{address}', secret: tests{tls}}}\n{auth}",
         at("data"),
     );
     fs::write(&file, config).unwrap();

@@ -1,11 +1,15 @@
 //! Routing: each candidate that a prefix covers is replaced by its mirrors and itself.
 
-use tidegate_sdk::{Candidate, Request, Routes};
+use tidegate_sdk::{Action, Candidate, Request, Routes};
 
 use crate::upstreams::{Place, Source, Upstream, Upstreams};
 
 /// Gives the candidates to try. Those that no prefix covers stay as they are.
 pub fn route(upstreams: &Upstreams, request: &Request, candidates: &[Candidate]) -> Routes {
+    // A mirror is for pulls; what is written goes to the source.
+    if request.action != Action::Pull {
+        return Routes::Pass;
+    }
     let mut routes: Vec<Candidate> = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let repository = repository(candidate, request);
@@ -57,7 +61,7 @@ fn repository<'a>(candidate: &'a Candidate, request: &'a Request) -> &'a str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate_sdk::{Action, Content, File, Reference};
+    use tidegate_sdk::{Content, File, Reference};
 
     fn upstreams(text: &str) -> Upstreams {
         Upstreams::parse(&File { name: "20-failover.toml".to_owned(), text: text.to_owned() }).expect("a configuration")
@@ -88,6 +92,15 @@ mod tests {
                     .collect(),
             ),
             Routes::Deny(denial) => panic!("{denial:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_written_goes_to_the_source() {
+        let text = "[[upstream]]\nprefix = \"docker.io\"\nmirrors = [\"mirror.lan\"]\nsource = \"never\"\n";
+        for action in [Action::Push, Action::Delete] {
+            let request = Request { action, ..request("docker.io", "library/x") };
+            assert!(matches!(route(&upstreams(text), &request, &[Candidate::new("docker.io")]), Routes::Pass));
         }
     }
 

@@ -1,7 +1,8 @@
 //! What an upstream still allows, and what is done when that runs low: routes, cached copies, and what follows a 429.
 
 use tidegate_sdk::{
-    Attempt, Cached, CachedTag, Candidate, Failure, Pair, Request, Routes, Rule, Step, call, log, metrics, state,
+    Action, Attempt, Cached, CachedTag, Candidate, Failure, Pair, Request, Routes, Rule, Step, call, log, metrics,
+    state,
 };
 
 use crate::rules::{Itself, Low, Mirror, Rules, Upstream};
@@ -13,6 +14,10 @@ const EXHAUSTED_MAX_SECS: u32 = 3600;
 
 /// Sends what would go to a registry whose limit runs low to its mirrors first.
 pub fn route(rules: &Rules, request: &Request, candidates: &[Candidate]) -> Routes {
+    // Limits are on pulls, and mirrors for them.
+    if request.action != Action::Pull {
+        return Routes::Pass;
+    }
     let (mut routes, mut last): (Vec<Candidate>, Vec<Candidate>) =
         (Vec::with_capacity(candidates.len() + 1), Vec::new());
     let mut is_low_somewhere = false;
@@ -190,6 +195,8 @@ mod tests {
         assert_eq!(places(&rules(&format!("{two}itself = \"never\"")), &own).expect("routes"), all[..2]);
         assert_eq!(places(&rules("low = 0\nitself = \"never\""), &own).expect("only the cache"), Vec::<String>::new());
         assert_eq!(places(&rules("low = 0"), &own), None, "there is nowhere else");
+        let push = Request { action: Action::Push, ..testing::request(APP) };
+        assert_eq!(route(&rules(two), &push, &own), Routes::Pass, "what is written goes where it was to go");
         let before = [Candidate::new("docker.io"), Candidate::new("near.lan"), Candidate::new("m.lan")];
         let after = ["m.lan/library/app", "n.lan/hub/library/app", "near.lan/library/app", "docker.io/library/app"];
         assert_eq!(places(&rules(two), &before).expect("routes"), after);

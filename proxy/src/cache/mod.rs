@@ -274,6 +274,24 @@ impl Cache {
         self.write(move |store| store.put_tag(&place, &tag, negotiated, &TagEntry::now(digest))).await;
     }
 
+    /// Has the registry of a tag asked before any copy of it is served again: something is about to become of it.
+    pub async fn expire_tag(&self, place: &Place, tag: &Tag) {
+        let (place, tag) = (place.clone(), tag.clone());
+        self.write(move |store| store.expire_tag(&place, &tag)).await;
+    }
+
+    /// Forgets what a tag stood for.
+    pub async fn forget_tag(&self, place: &Place, tag: &Tag) {
+        let (place, tag) = (place.clone(), tag.clone());
+        self.write(move |store| store.forget_tag(&place, &tag)).await;
+    }
+
+    /// Forgets that a repository holds a digest, and the tags that stand for it.
+    pub async fn forget_digest(&self, place: &Place, digest: Digest) {
+        let place = place.clone();
+        self.write(move |store| store.forget_digest(&place, &digest)).await;
+    }
+
     /// Keeps that `place` holds a blob.
     pub async fn put_link(&self, place: &Place, digest: Digest, link: Link) {
         let place = place.clone();

@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::rows;
-use super::store::Store;
+use super::store::{Store, TagEntry, read_json};
 use super::survey::Flow;
 use crate::oci::{Digest, Place, Reference, Tag};
 
@@ -93,6 +94,42 @@ impl Store {
         }
         self.gauge();
         Ok(removed)
+    }
+
+    /// Has the registry of a tag asked before any copy of it is served again.
+    pub fn expire_tag(&self, place: &Place, tag: &Tag) -> io::Result<()> {
+        for file in self.rows_of(place, tag)? {
+            if let Some(entry) = read_json::<TagEntry>(&file)? {
+                self.put_json(&file, &entry.expired())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what a tag stood for.
+    pub fn forget_tag(&self, place: &Place, tag: &Tag) -> io::Result<()> {
+        for file in self.rows_of(place, tag)? {
+            match fs::remove_file(file) {
+                Err(err) if err.kind() != io::ErrorKind::NotFound => return Err(err),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets that a repository holds a digest, and the tags that stand for it.
+    pub fn forget_digest(&self, place: &Place, digest: &Digest) -> io::Result<()> {
+        let mut removed = Removed::default();
+        self.untag(place, |_, of| of == digest, &mut removed)?;
+        self.unlink(place, digest, &mut removed)
+    }
+
+    fn rows_of(&self, place: &Place, tag: &Tag) -> io::Result<Vec<PathBuf>> {
+        match fs::read_dir(self.tag_folder(place, tag)) {
+            Ok(rows) => rows.map(|row| Ok(row?.path())).collect(),
+            Err(err) if err.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(err) => Err(err),
+        }
     }
 
     /// Removes links without blobs and blobs without links, and applies the limits.

@@ -82,6 +82,11 @@ impl TagEntry {
         Self { digest, checked_at_secs: now_secs() }
     }
 
+    /// The same entry, of an age that nobody knows: its registry is asked before it is served again.
+    pub fn expired(self) -> Self {
+        Self { checked_at_secs: u64::MAX, ..self }
+    }
+
     /// How long ago its registry was asked; none where that would be in the future, after a clock that was wrong.
     pub fn age(&self) -> Option<Duration> {
         let now = now_secs();
@@ -441,11 +446,15 @@ impl Store {
         self.place_path(place).join("_digests").join(digest.algorithm()).join(digest.hex())
     }
 
-    fn tag_path(&self, place: &Place, tag: &Tag, negotiated: Negotiated) -> PathBuf {
-        self.place_path(place).join("_tags").join(tag.as_str()).join(negotiated.key())
+    pub(super) fn tag_folder(&self, place: &Place, tag: &Tag) -> PathBuf {
+        self.place_path(place).join("_tags").join(tag.as_str())
     }
 
-    fn put_json(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
+    fn tag_path(&self, place: &Place, tag: &Tag, negotiated: Negotiated) -> PathBuf {
+        self.tag_folder(place, tag).join(negotiated.key())
+    }
+
+    pub(super) fn put_json(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
         self.put(path, &serde_json::to_vec(value)?)
     }
 

@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use super::recorded::{self, Before};
-use super::ruled::{self, Asked};
+use super::ruled;
 use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
 use crate::metrics::Metrics;
-use crate::oci::{Candidate, Content, Digest};
+use crate::oci::{Action, Asked, Candidate, Content, Digest};
 use crate::plugin::{Facts, Given, Identity, Image, PluginSet, Question, Replaying};
 use crate::record::Line;
 
@@ -42,6 +42,8 @@ struct Tally {
     changed: usize,
     /// What the record does not tell.
     unknown: usize,
+    /// Pushes and deletes.
+    others: usize,
     /// The kinds of changes, in the order in which they were met, with how often each was.
     told: Vec<(Change, usize)>,
     places: HashMap<(String, String), usize>,
@@ -97,6 +99,11 @@ fn refuse(reason: &str) -> ExitCode {
 
 /// Replays one request.
 async fn one(replaying: &Replaying, asked: &Replay, line: &Line, tally: &mut Tally) -> Result<(), String> {
+    // What was written is not asked for once more.
+    if line.action != Action::Pull.as_str() {
+        tally.others += 1;
+        return Ok(());
+    }
     let pull = Arc::new(recorded::pull(line)?);
     let now = humantime::parse_rfc3339(&line.time).map_err(|_| format!("time: `{}` is no time", line.time))?;
     replaying.set_time(now);
@@ -104,8 +111,13 @@ async fn one(replaying: &Replaying, asked: &Replay, line: &Line, tally: &mut Tal
     let given = given(line, now, asked, &gap)?;
     let image = image(line, &given);
     let is_inspected = matches!(pull.content, Content::Manifest(_)) && line.digest.is_some();
-    let mut question =
-        Question { pull: pull.clone(), facts: facts(line), lookups: Arc::new(given), image: None, dry_run: false };
+    let mut question = Question {
+        asked: Asked::Pull(pull.clone()),
+        facts: facts(line),
+        lookups: Arc::new(given),
+        image: None,
+        dry_run: false,
+    };
     let set = replaying.set();
     let mut lacks_image = false;
     if let Content::Manifest(reference) = &pull.content
@@ -135,8 +147,8 @@ async fn one(replaying: &Replaying, asked: &Replay, line: &Line, tally: &mut Tal
 
 /// Lets the plugins decide: about each failed attempt too, as long as routing leads where it led.
 async fn decide(set: &PluginSet, question: &Question, line: &Line, before: &Before) -> Result<recorded::After, String> {
-    let candidates = vec![Candidate::plain(question.pull.place.clone())];
-    let first = ruled::rule(set, question, &Asked { candidates, failed: Vec::new() }).await;
+    let candidates = vec![Candidate::plain(question.asked.place().clone())];
+    let first = ruled::rule(set, question, &ruled::Asked { candidates, failed: Vec::new() }).await;
     let mut after = recorded::After::of(first);
     if after.denial.is_some() || after.routes != before.routes {
         return Ok(after);
@@ -218,6 +230,9 @@ fn print(tally: &Tally, has_cache: bool) {
     }
     let requests = if tally.replayed == 1 { "request" } else { "requests" };
     println!("{} {requests} replayed, {} would change", tally.replayed, tally.changed);
+    if tally.others > 0 {
+        println!("{} not replayed: they are no pulls", tally.others);
+    }
     if tally.unknown > 0 {
         let cache = if has_cache { "" } else { "; --cache gives manifests" };
         println!("{} not replayed: their plugins ask for what the record does not have{cache}", tally.unknown);

@@ -1,6 +1,6 @@
 //! All that a set of plugins says of one pull, hook by hook, in the order in which a pull asks.
 
-use crate::oci::{Attempt, Candidate, Content, Denial, Reference};
+use crate::oci::{Attempt, Candidate, Denial};
 use crate::plugin::{Admission, Cached, PluginSet, Question, Rule, Step};
 
 /// What is asked about beside the question itself.
@@ -55,7 +55,7 @@ async fn decide(set: &PluginSet, question: &Question, asked: &Asked, ruled: &mut
     ruled.routes = Some(Routes::Deny);
     let candidates = set.route(question, asked.candidates.clone()).await?;
     ruled.routes = Some(Routes::To(candidates.iter().map(|candidate| candidate.place.to_string()).collect()));
-    if let Content::Manifest(Reference::Tag(_)) = &question.pull.content {
+    if question.asked.is_pull_of_tag() {
         judge(set, question, ruled).await?;
     }
     if !asked.failed.is_empty() {

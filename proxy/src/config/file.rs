@@ -112,6 +112,7 @@ pub(super) struct Limits {
     pub upstream_attempts: Option<Spanned<String>>,
     pub upstream_idle: Option<Spanned<String>>,
     pub upstream_min_rate: Option<Spanned<String>>,
+    pub upstream_push: Option<Spanned<String>>,
     pub upstream_ailing: Option<Spanned<String>>,
     pub orphan_fills: Option<Spanned<usize>>,
     pub orphan_time: Option<Spanned<String>>,
@@ -165,6 +166,8 @@ pub(super) struct Registry {
     pub insecure: bool,
     pub proxy: Option<Spanned<String>>,
     pub proxy_password_file: Option<Spanned<PathBuf>>,
+    #[serde(default)]
+    pub push: bool,
 }
 
 /// `[registries."NAME".repositories."PREFIX"]`

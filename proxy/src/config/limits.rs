@@ -14,7 +14,7 @@ pub struct Limits {
     pub connections: usize,
     /// How long a client may take to send the head of a request.
     pub request_head: Duration,
-    /// How long a client may take nothing of an answer.
+    /// How long a client may take nothing of an answer, or send nothing of a body.
     pub write_stall: Duration,
     /// How long bodies may finish after the signal to end.
     pub drain: Duration,
@@ -28,6 +28,8 @@ pub struct Limits {
     pub upstream_idle: Duration,
     /// The least that an upstream's body must bring while it is waited for. Units: bytes a second, over `upstream_idle`.
     pub upstream_min_rate: u64,
+    /// How long a registry may take to answer once it has all of what is pushed to it.
+    pub upstream_push: Duration,
     /// How long a registry that keeps failing stands behind the others at first; up to twelve times as long later.
     pub upstream_ailing: Duration,
     /// Transfers at once that no client waits for any more.
@@ -71,6 +73,7 @@ impl Source<'_> {
                 Some(rate) => self.size(rate, "limits.upstream_min_rate")?,
                 None => 1 << 10,
             },
+            upstream_push: duration(&typed.upstream_push, "upstream_push", Duration::from_mins(5))?,
             upstream_ailing: duration(&typed.upstream_ailing, "upstream_ailing", Duration::from_secs(10))?,
             orphan_fills: typed.orphan_fills.as_ref().map_or(8, |fills| *fills.get_ref()),
             orphan_time: duration(&typed.orphan_time, "orphan_time", Duration::from_secs(10))?,

@@ -296,6 +296,11 @@ impl Config {
         None
     }
 
+    /// Whether a registry is written to.
+    pub fn pushes(&self, registry: &Registry) -> bool {
+        self.registries.get(registry).is_some_and(|reach| reach.push)
+    }
+
     /// What is right, but not safe: the operator should know of it at each start.
     pub fn warnings(&self) -> Vec<String> {
         let mut listed: Vec<_> = self.registries.iter().collect();

@@ -33,13 +33,15 @@ pub struct Reach {
     pub way: Option<Way>,
     /// What it has to do with who asks.
     pub callers: Callers,
+    /// Whether it is written to.
+    pub push: bool,
 }
 
 impl Reach {
     /// A public registry that nobody listed.
     pub fn unlisted(url: Url, docker_config: Option<PathBuf>) -> Self {
         let (logins, redirect_hosts, trust, callers) = Default::default();
-        Self { url, listed: false, logins, docker_config, redirect_hosts, trust, way: None, callers }
+        Self { url, listed: false, logins, docker_config, redirect_hosts, trust, way: None, callers, push: false }
     }
 
     /// Whether callers' own credentials are of use to it.
@@ -178,7 +180,8 @@ impl Source<'_> {
         let trust = self.trust(typed.ca_file, typed.client_cert, typed.client_key, typed.insecure, &table)?;
         let way = self.way(typed.proxy, typed.proxy_password_file, &table)?;
         let callers = self.callers(typed.credentials, typed.authorize, typed.authorize_ttl, &table)?;
-        Ok(Reach { url, listed: true, logins, docker_config, redirect_hosts, trust, way, callers })
+        let push = typed.push;
+        Ok(Reach { url, listed: true, logins, docker_config, redirect_hosts, trust, way, callers, push })
     }
 
     /// `HOST`, `HOST:PORT`, or `*.DOMAIN` for every name below a domain.

@@ -27,6 +27,17 @@ pub struct Request {
     pub source: &'static str,
 }
 
+/// Labels of a request that wrote or removed something, or was to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct Written {
+    /// `push` or `delete`.
+    pub action: &'static str,
+    /// `manifest` or `blob`.
+    pub content: &'static str,
+    /// Status of the answer.
+    pub status: u16,
+}
+
 /// Labels of one attempt at an upstream.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Attempt {
@@ -144,6 +155,8 @@ impl Times {
 pub struct Metrics {
     /// Requests answered.
     pub requests: Family<Request, Counter>,
+    /// Requests that wrote or removed something, or were to.
+    pub pushes: Family<Written, Counter>,
     /// Requests under way, their bodies included.
     pub in_flight: Gauge,
     /// Bytes of bodies sent to clients, by where they came from.
@@ -178,6 +191,8 @@ pub struct Metrics {
     pub attempts: Family<Attempt, Counter>,
     /// Bytes of bodies that upstreams sent.
     pub received_bytes: Family<Upstream, Counter>,
+    /// Bytes of bodies that upstreams were sent.
+    pub pushed_bytes: Family<Upstream, Counter>,
     /// Bodies that upstreams did not bring to their end, or that were wrong.
     pub broken_bodies: Family<BrokenBody, Counter>,
     /// Transfers beside a fill, for readers far ahead of it.
@@ -252,6 +267,12 @@ impl Metrics {
             "Bodies that upstreams sent",
             Unit::Bytes,
             self.received_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "upstream_sent",
+            "Bodies that upstreams were sent",
+            Unit::Bytes,
+            self.pushed_bytes.clone(),
         );
         registry.register(
             "upstream_broken_bodies",
@@ -328,6 +349,7 @@ impl Metrics {
     /// What concerns clients, the configuration and the process.
     fn register_serving(&self, registry: &mut Registry) {
         registry.register("requests", "Requests answered", self.requests.clone());
+        registry.register("pushes", "Requests to write or to remove something", self.pushes.clone());
         registry.register("requests_in_flight", "Requests under way, their bodies included", self.in_flight.clone());
         registry.register_with_unit("sent", "Bodies sent to clients", Unit::Bytes, self.sent_bytes.clone());
         registry.register_with_unit(

@@ -1,5 +1,22 @@
 //! What a client does to a registry's content.
 
+use super::pull::Method;
+
+/// A method of HTTP, as far as registries have a use for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verb {
+    /// GET or HEAD.
+    Read(Method),
+    /// POST.
+    Post,
+    /// PATCH.
+    Patch,
+    /// PUT.
+    Put,
+    /// DELETE.
+    Delete,
+}
+
 /// What a request does: what plugins are told, and what a registry has to permit.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Action {

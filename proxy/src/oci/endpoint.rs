@@ -22,8 +22,10 @@ pub enum Endpoint {
     Tags(Segments),
     /// `/v2/<name>/referrers/<digest>` (end-12).
     Referrers(Segments, Digest),
-    /// `/v2/<name>/blobs/uploads/...` (end-4 to end-6, end-11, end-13).
-    Upload,
+    /// `/v2/<name>/blobs/uploads/` (end-4, end-11).
+    Uploads(Segments),
+    /// An upload, at `/v2/<name>/blobs/uploads/<reference>` (end-5, end-6, end-13).
+    Upload(Segments, String),
     /// `/v2/_catalog`, which is no part of the specification.
     Catalog,
 }
@@ -79,7 +81,8 @@ pub fn parse(path: &str) -> Result<Endpoint, NoEndpoint> {
     }
     let words: Vec<&str> = segments.iter().map(String::as_str).collect();
     let (kind, last, length) = match words.as_slice() {
-        [.., "blobs", "uploads"] | [.., "blobs", "uploads", _] => return Ok(Endpoint::Upload),
+        [.., "blobs", "uploads"] => ("uploads", String::new(), words.len() - 2),
+        [.., "blobs", "uploads", last] => ("uploads", (*last).to_owned(), words.len() - 3),
         [.., "tags", "list"] => ("tags", String::new(), words.len() - 2),
         [.., kind @ ("manifests" | "blobs" | "referrers"), last] => (*kind, (*last).to_owned(), words.len() - 2),
         words if words.iter().all(|word| is_component(word)) => return Err(NoEndpoint::NotFound),
@@ -98,6 +101,8 @@ pub fn parse(path: &str) -> Result<Endpoint, NoEndpoint> {
     let name = parse_name(segments)?;
     match kind.as_str() {
         "tags" => Ok(Endpoint::Tags(name)),
+        "uploads" if last.is_empty() => Ok(Endpoint::Uploads(name)),
+        "uploads" => Ok(Endpoint::Upload(name, last)),
         "blobs" => Ok(Endpoint::Blob(name, last.parse().map_err(|_| NoEndpoint::Digest)?)),
         "referrers" => Ok(Endpoint::Referrers(name, last.parse().map_err(|_| NoEndpoint::Digest)?)),
         _ if last.contains(':') => {
@@ -105,6 +110,11 @@ pub fn parse(path: &str) -> Result<Endpoint, NoEndpoint> {
         }
         _ => Ok(Endpoint::Manifest(name, Reference::Tag(Tag::parse(&last).ok_or(NoEndpoint::Tag)?))),
     }
+}
+
+/// Parses a name that stands alone, with or without its registry.
+pub fn parse_repository(name: &str) -> Option<Segments> {
+    parse_name(name.split('/').map(str::to_owned).collect()).ok()
 }
 
 /// Each segment must be a component of a repository's name; only the first may be a registry instead.
@@ -129,7 +139,13 @@ mod tests {
         assert_eq!(parse("/v2/"), Ok(Endpoint::Base));
         assert_eq!(parse("/v2"), Ok(Endpoint::Base));
         assert_eq!(parse("/v2/_catalog"), Ok(Endpoint::Catalog));
-        assert_eq!(parse("/v2/a/b/blobs/uploads/"), Ok(Endpoint::Upload));
+        for path in ["/v2/a/b/blobs/uploads/", "/v2/a/b/blobs/uploads"] {
+            assert!(matches!(parse(path), Ok(Endpoint::Uploads(name)) if name.whole() == "a/b"), "{path}");
+        }
+        let Ok(Endpoint::Upload(name, upload)) = parse("/v2/quay.io/a/blobs/uploads/x_-%3D") else {
+            panic!("an upload");
+        };
+        assert_eq!((name.whole().as_str(), upload.as_str()), ("quay.io/a", "x_-="));
         let Ok(Endpoint::Manifest(name, Reference::Tag(tag))) =
             parse("/v2/docker.io/manifests/manifests/manifests/1.0")
         else {

@@ -9,13 +9,15 @@ pub mod error;
 pub mod manifest;
 pub mod name;
 pub mod pull;
+pub mod push;
 pub mod rate_limit;
 
-pub use action::Action;
+pub use action::{Action, Verb};
 pub use credentials::Credentials;
 pub use digest::Digest;
 pub use endpoint::Endpoint;
 pub use error::Code;
 pub use name::{Host, Reference, Registry, Repository, Tag};
 pub use pull::{Addressing, Attempt, Candidate, Content, Denial, Failure, Method, Place, Pull};
+pub use push::{Asked, Push, Session, Write};
 pub use rate_limit::RateLimit;

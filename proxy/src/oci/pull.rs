@@ -42,6 +42,27 @@ impl Addressing {
     }
 }
 
+impl Addressing {
+    /// The address of a resource of a repository, as a client finds it that names registries so. It has no host: the
+    /// client stays with the one that it talks to.
+    pub fn target(self, place: &Place, resource: &str, query: &str) -> String {
+        let Place { registry, repository } = place;
+        let path = match self {
+            Self::Path => format!("/v2/{registry}/{repository}/{resource}"),
+            Self::Ns | Self::VirtualHost | Self::Default | Self::Intercepted => {
+                format!("/v2/{repository}/{resource}")
+            }
+        };
+        let query = match (self, query) {
+            (Self::Ns, "") => format!("?ns={registry}"),
+            (Self::Ns, query) => format!("?{query}&ns={registry}"),
+            (_, "") => String::new(),
+            (_, query) => format!("?{query}"),
+        };
+        path + &query
+    }
+}
+
 /// Whether the client wants the body.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {

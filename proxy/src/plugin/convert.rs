@@ -8,7 +8,8 @@ use super::bindings::{admission, fallback, freshness, inspection, routing, types
 use super::ruling::{Finding, Routes, Rule, Step, Verdict};
 use crate::oci::manifest::Descriptor;
 use crate::oci::{
-    Attempt, Candidate, Code, Content, Denial, Digest, Failure, Place, Pull, Reference, Registry, Repository, Tag,
+    Action, Asked, Attempt, Candidate, Code, Content, Denial, Digest, Failure, Place, Reference, Registry, Repository,
+    Tag, Write,
 };
 
 /// Longest `Retry-After` that a plugin may ask for.
@@ -18,22 +19,34 @@ const MESSAGE_MAX: usize = 2048;
 /// Candidates that a plugin may give.
 const CANDIDATES_MAX: usize = 64;
 
-pub(super) fn request(pull: &Pull) -> Arc<types::Request> {
-    let (content, reference) = match &pull.content {
-        Content::Manifest(Reference::Tag(tag)) => (types::Content::Manifest, types::Reference::Tag(tag.to_string())),
-        Content::Manifest(Reference::Digest(digest)) => {
-            (types::Content::Manifest, types::Reference::Digest(digest.to_string()))
-        }
-        Content::Blob(digest) => (types::Content::Blob, types::Reference::Digest(digest.to_string())),
-        Content::Tags => (types::Content::TagList, types::Reference::None),
-        Content::Referrers(digest) => (types::Content::Referrers, types::Reference::Digest(digest.to_string())),
+pub(super) fn request(asked: &Asked) -> Arc<types::Request> {
+    let content = match asked {
+        Asked::Pull(pull) => match &pull.content {
+            Content::Manifest(_) => types::Content::Manifest,
+            Content::Blob(_) => types::Content::Blob,
+            Content::Tags => types::Content::TagList,
+            Content::Referrers(_) => types::Content::Referrers,
+        },
+        Asked::Push(push) => match &push.write {
+            Write::Manifest(_) | Write::RemoveManifest(_) => types::Content::Manifest,
+            _ => types::Content::Blob,
+        },
     };
+    let place = asked.place();
     Arc::new(types::Request {
-        action: types::Action::Pull,
+        action: match asked.action() {
+            Action::Pull => types::Action::Pull,
+            Action::Push => types::Action::Push,
+            Action::Delete => types::Action::Delete,
+        },
         content,
-        registry: pull.place.registry.to_string(),
-        repository: pull.place.repository.to_string(),
-        reference,
+        registry: place.registry.to_string(),
+        repository: place.repository.to_string(),
+        reference: match asked.reference() {
+            None => types::Reference::None,
+            Some(Reference::Tag(tag)) => types::Reference::Tag(tag.to_string()),
+            Some(Reference::Digest(digest)) => types::Reference::Digest(digest.to_string()),
+        },
     })
 }
 
@@ -102,7 +115,7 @@ pub(super) fn verdict(verdict: admission::Verdict, plugin: &str) -> Verdict {
     }
 }
 
-pub(super) fn routes(routes: routing::Routes, plugin: &str, pull: &Pull) -> Result<Routes, String> {
+pub(super) fn routes(routes: routing::Routes, plugin: &str, place: &Place) -> Result<Routes, String> {
     match routes {
         routing::Routes::Pass => Ok(Routes::Pass),
         routing::Routes::Deny(it) => Ok(Routes::Deny(denial(&it, plugin))),
@@ -110,16 +123,16 @@ pub(super) fn routes(routes: routing::Routes, plugin: &str, pull: &Pull) -> Resu
             Err(format!("it gives {} candidates; at most {CANDIDATES_MAX} are tried", list.len()))
         }
         routing::Routes::To(list) => {
-            list.into_iter().map(|it| parse_candidate(it, plugin, pull)).collect::<Result<_, _>>().map(Routes::To)
+            list.into_iter().map(|it| parse_candidate(it, plugin, place)).collect::<Result<_, _>>().map(Routes::To)
         }
     }
 }
 
-pub(super) fn step(step: fallback::Step, plugin: &str, pull: &Pull) -> Result<Step, String> {
+pub(super) fn step(step: fallback::Step, plugin: &str, place: &Place) -> Result<Step, String> {
     Ok(match step {
         fallback::Step::Pass => Step::Pass,
         fallback::Step::Next => Step::Next,
-        fallback::Step::Divert(it) => Step::Divert(parse_candidate(it, plugin, pull)?),
+        fallback::Step::Divert(it) => Step::Divert(parse_candidate(it, plugin, place)?),
         fallback::Step::ServeStale => Step::ServeStale,
         fallback::Step::WaitMs(ms) => Step::Wait(Duration::from_millis(ms.into())),
         fallback::Step::Stop => Step::Stop,
@@ -179,11 +192,11 @@ pub(super) fn reference(text: &str) -> Option<Reference> {
     }
 }
 
-fn parse_candidate(it: types::Candidate, plugin: &str, pull: &Pull) -> Result<Candidate, String> {
+fn parse_candidate(it: types::Candidate, plugin: &str, place: &Place) -> Result<Candidate, String> {
     let registry = Registry::parse(&it.registry)
         .ok_or_else(|| format!("it gives the candidate `{}`, which is no registry name", it.registry.escape_debug()))?;
     let repository = match it.repository {
-        None => pull.place.repository.clone(),
+        None => place.repository.clone(),
         Some(name) => Repository::parse(&name)
             .ok_or_else(|| format!("it gives the repository `{}`, which is no repository name", name.escape_debug()))?,
     };
@@ -202,7 +215,6 @@ fn parse_candidate(it: types::Candidate, plugin: &str, pull: &Pull) -> Result<Ca
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci;
 
     #[test]
     fn p2_what_a_plugin_says_is_not_trusted() {
@@ -223,14 +235,9 @@ mod tests {
         assert_eq!(said(403, "", "no\r\nSet-Cookie: x").message, "no  Set-Cookie: x");
         assert!(said(403, "", &"é".repeat(5000)).message.len() <= MESSAGE_MAX);
         assert_eq!(said(403, "", "").retry_after, Some(Duration::from_hours(24)));
-        let pull = Pull {
-            place: Place {
-                registry: Registry::parse("docker.io").expect("a registry"),
-                repository: Repository::parse("library/a").expect("a repository"),
-            },
-            content: Content::Tags,
-            method: oci::Method::Get,
-            addressing: oci::Addressing::Default,
+        let named = Place {
+            registry: Registry::parse("docker.io").expect("a registry"),
+            repository: Repository::parse("library/a").expect("a repository"),
         };
         let place = |registry: &str, repository: Option<&str>| {
             let it = types::Candidate {
@@ -240,7 +247,7 @@ mod tests {
                 hedge_after_ms: None,
                 options: Vec::new(),
             };
-            parse_candidate(it, "p", &pull).map(|candidate| candidate.place.to_string())
+            parse_candidate(it, "p", &named).map(|candidate| candidate.place.to_string())
         };
         assert_eq!(place("mirror.lan", None).as_deref(), Ok("mirror.lan/library/a"));
         assert_eq!(place("index.docker.io", Some("a")).as_deref(), Ok("docker.io/library/a"));

@@ -29,7 +29,7 @@ pub struct Cost {
 
 /// Measures each hook that the set has, with one and the same question.
 pub async fn measure(set: &PluginSet, question: &Question) -> Vec<Cost> {
-    let candidates = vec![Candidate::plain(question.pull.place.clone())];
+    let candidates = vec![Candidate::plain(question.asked.place().clone())];
     let failed = [Attempt {
         candidate: candidates[0].clone(),
         failure: Failure::Status(503),

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::image::Image;
 use super::lookups::{Cached, Lookups};
 use super::settings::Mode;
-use crate::oci::{Digest, Failure, Place, Pull};
+use crate::oci::{Asked, Digest, Failure, Place};
 
 /// Warnings that one answer carries at the most.
 const WARNINGS_MAX: usize = 8;
@@ -287,7 +287,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[derive(Clone)]
 pub struct Question {
     /// What is asked for.
-    pub pull: Arc<Pull>,
+    pub asked: Asked,
     /// Who asks.
     pub facts: Arc<Facts>,
     /// What there is to look up.

@@ -210,8 +210,8 @@ impl call::Host for Guest {
     async fn attribute(&mut self, name: String) -> Option<String> {
         let question = self.question.as_ref()?;
         match name.as_str() {
-            "method" => Some(question.pull.method.as_str().to_owned()),
-            "addressing" => Some(question.pull.addressing.as_str().to_owned()),
+            "method" => Some(question.asked.method().to_owned()),
+            "addressing" => Some(question.asked.addressing().as_str().to_owned()),
             "cache.digest" => match self.peek().await {
                 Cached::Absent => None,
                 Cached::Fresh { digest, .. } | Cached::Stale { digest, .. } => Some(digest.to_string()),

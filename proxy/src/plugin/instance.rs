@@ -464,7 +464,7 @@ impl Warm {
     ) -> wasmtime::Result<Result<Ruling, String>> {
         let store = &mut self.store;
         let no_hook = || wasmtime::Error::msg("it has no such hook");
-        let pull = question.map(|question| &*question.pull);
+        let place = question.map(|question| question.asked.place());
         Ok(match ask {
             Ask::Check => Ok(Ruling::Accepted(self.lifecycle.as_ref().ok_or_else(no_hook)?.call_check(store).await?)),
             Ask::Admit(request) => {
@@ -474,12 +474,12 @@ impl Warm {
             Ask::Route(request, candidates) => {
                 let hook = self.routing.as_ref().ok_or_else(no_hook)?;
                 let routes = hook.call_route(store, request, candidates).await?;
-                convert::routes(routes, plugin, pull.ok_or_else(no_hook)?).map(Ruling::Routes)
+                convert::routes(routes, plugin, place.ok_or_else(no_hook)?).map(Ruling::Routes)
             }
             Ask::OnFailure(request, attempts, remaining) => {
                 let hook = self.fallback.as_ref().ok_or_else(no_hook)?;
                 let step = hook.call_on_failure(store, request, attempts, remaining).await?;
-                convert::step(step, plugin, pull.ok_or_else(no_hook)?).map(Ruling::Step)
+                convert::step(step, plugin, place.ok_or_else(no_hook)?).map(Ruling::Step)
             }
             Ask::Inspect(request) => {
                 let finding = self.inspection.as_ref().ok_or_else(no_hook)?.call_inspect(store, request).await?;

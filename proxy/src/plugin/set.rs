@@ -60,7 +60,7 @@ impl PluginSet {
         question: &'a Question,
         mode: Mode,
     ) -> impl Iterator<Item = &'a Arc<Plugin>> {
-        let place = &question.pull.place;
+        let place = question.asked.place();
         self.plugins
             .iter()
             .filter(move |plugin| plugin.settings.mode == mode && plugin.hooks.has(hook) && plugin.settings.sees(place))
@@ -71,7 +71,7 @@ impl PluginSet {
         let mut together = Admission::Allow;
         let mut ask = None;
         for plugin in self.live("admission", question) {
-            let ask = ask.get_or_insert_with(|| Ask::Admit(convert::request(&question.pull)));
+            let ask = ask.get_or_insert_with(|| Ask::Admit(convert::request(&question.asked)));
             match plugin.rule(ask, question).await {
                 Ruling::Verdict(Verdict::CachedOnly) if together == Admission::Allow => {
                     together = Admission::CachedOnly(plugin.version.name.clone());
@@ -90,7 +90,7 @@ impl PluginSet {
             Admission::CachedOnly(_) => Verdict::CachedOnly,
             Admission::Deny(denial) => Verdict::Deny(denial.clone()),
         });
-        self.shadow("admission", question, &live, || Ask::Admit(convert::request(&question.pull))).await;
+        self.shadow("admission", question, &live, || Ask::Admit(convert::request(&question.asked))).await;
         together
     }
 
@@ -101,10 +101,10 @@ impl PluginSet {
     pub async fn route(&self, question: &Question, mut candidates: Vec<Candidate>) -> Result<Vec<Candidate>, Denial> {
         let mut request = None;
         for plugin in self.plugins.iter().filter(|plugin| plugin.hooks.has("routing")) {
-            if plugin.settings.mode == Mode::Off || !plugin.settings.sees(&question.pull.place) {
+            if plugin.settings.mode == Mode::Off || !plugin.settings.sees(question.asked.place()) {
                 continue;
             }
-            let request = request.get_or_insert_with(|| convert::request(&question.pull)).clone();
+            let request = request.get_or_insert_with(|| convert::request(&question.asked)).clone();
             let ask = Ask::Route(request, candidates.iter().map(convert::candidate).collect());
             if plugin.settings.mode == Mode::Shadow {
                 plugin.shadow(ask, question, Ruling::Routes(Routes::To(candidates.clone()))).await;
@@ -125,7 +125,7 @@ impl PluginSet {
             return Step::Pass;
         }
         let ask = Ask::OnFailure(
-            convert::request(&question.pull),
+            convert::request(&question.asked),
             attempts.iter().map(convert::attempt).collect(),
             remaining.iter().map(convert::candidate).collect(),
         );
@@ -152,7 +152,7 @@ impl PluginSet {
     /// # Errors
     /// The denial of the first that denies or holds.
     pub async fn inspect(&self, question: &Question) -> Result<(), Denial> {
-        let ask = Ask::Inspect(convert::request(&question.pull));
+        let ask = Ask::Inspect(convert::request(&question.asked));
         let mut together = Finding::Release;
         for plugin in self.live("inspection", question) {
             if let Ruling::Finding(finding) = plugin.rule(&ask, question).await
@@ -181,7 +181,7 @@ impl PluginSet {
         if !self.plugins.iter().any(|plugin| plugin.hooks.has("freshness")) {
             return Rule::Pass;
         }
-        let ask = Ask::Judge(convert::request(&question.pull), convert::cached_tag(cached().await));
+        let ask = Ask::Judge(convert::request(&question.asked), convert::cached_tag(cached().await));
         let mut together = Rule::Pass;
         for plugin in self.live("freshness", question) {
             if let Ruling::Rule(rule) = plugin.rule(&ask, question).await
@@ -250,7 +250,7 @@ impl Plugin {
             let ruling = plugin.rule(&ask, &question).await;
             let other = ruling.would_change(&live);
             if other {
-                let (request, pull) = (question.facts.id.as_str(), question.pull.to_string());
+                let (request, pull) = (question.facts.id.as_str(), question.asked.to_string());
                 let (hook, live) = (ask.hook(), live.word());
                 let (would, reason) = (ruling.word(), ruling.detail());
                 tracing::info!(plugin = %plugin.name, hook, request, pull, live, would, reason, "a plugin in shadow mode would have decided otherwise");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::{Either, select};
 
+use super::changes::Of;
 use super::routed::Routed;
 use crate::oci::{Attempt, Candidate, Denial, Failure, Method, Place};
 use crate::plugin::{self, Step};
@@ -285,7 +286,7 @@ impl<'a> Attempts<'a> {
         let duration = started.elapsed();
         let Place { registry, repository } = &candidate.place;
         let request = self.routed.question().facts.id.as_str();
-        let (pull, reason) = (self.routed.question().pull.to_string(), failure.to_string());
+        let (pull, reason) = (self.routed.pull().to_string(), failure.to_string());
         let elapsed_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         trace::scope().event("upstream attempt failed", "tidegate.reason", format_args!("{registry}: {failure}"));
         // That a mirror does not have something is no fault.
@@ -316,10 +317,11 @@ pub(super) async fn fetch_once(routed: &Routed, candidate: Candidate, wanted: Wa
 
 async fn fetch_one(routed: &Routed, deadline: Instant, candidate: Candidate, wanted: Wanted<'_>) -> Tried {
     let started = Instant::now();
+    let (misses, changes) = (&routed.core().misses, &routed.core().changes);
+    let before = changes.now();
     // What a registry says to one caller is not said to all.
     let personal = routed.is_personal(&candidate.place);
     let ttl = if personal { Duration::ZERO } else { routed.live().config.cache.miss_ttl };
-    let misses = &routed.core().misses;
     if misses.knows(&candidate.place, &wanted, ttl) {
         let refused = Refused::from(Failure::Status(404));
         return Tried { candidate, started, result: Err(refused) };
@@ -339,7 +341,10 @@ async fn fetch_one(routed: &Routed, deadline: Instant, candidate: Candidate, wan
         credentials: routed.caller().credentials.as_ref(),
     };
     let result = Box::pin(routed.live().upstreams.fetch(&ask)).await;
-    if let Err(Refused { failure: Failure::Status(404), .. }) = &result {
+    // What was pushed meanwhile may be just that.
+    if let Err(Refused { failure: Failure::Status(404), .. }) = &result
+        && !changes.since(before, &candidate.place, Of::All)
+    {
         misses.remember(&candidate.place, &wanted, ttl);
     }
     Tried { candidate, started, result }

@@ -22,6 +22,21 @@ pub enum Cause {
     Denied(Denial),
     /// A registry that the configuration does not know.
     UnknownRegistry(Registry),
+    /// A registry that is not written to.
+    ReadOnly(Registry),
+    /// What the registry itself has against a push: it is told as it is.
+    Answered {
+        /// 400 to 499.
+        status: u16,
+        /// As the registry gave it, or as its status means it.
+        code: Code,
+        /// In words.
+        story: String,
+        /// What the registry adds for programs.
+        detail: Option<String>,
+    },
+    /// The client broke its own body off.
+    Client(String),
     /// Only the cache may serve, and it does not have it; which policy says so.
     NotCached(String),
     /// Every upstream that could be asked says that there is none.

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{oneshot, watch};
 
 use super::attempts::Ending;
+use super::changes::{Moment, Of};
 use super::routed::Routed;
 use crate::oci::{Attempt, Failure, Place};
 
@@ -19,6 +20,8 @@ pub(super) struct Key {
     places: Vec<Place>,
     resource: String,
     accept: String,
+    /// An answer to who asked before something was written is none to who asks after it.
+    since: Vec<Moment>,
 }
 
 /// Why there is no answer.
@@ -79,8 +82,9 @@ impl Routed {
         T: Clone + Send + Sync + 'static,
         F: Future<Output = Result<(Place, T), Lost>> + Send + 'static,
     {
-        let places = self.candidates().iter().map(|candidate| candidate.place.clone()).collect();
-        let key = Key { places, resource: resource.to_owned(), accept: accept.to_owned() };
+        let places: Vec<Place> = self.candidates().iter().map(|candidate| candidate.place.clone()).collect();
+        let since = places.iter().map(|place| self.core().changes.last(place, Of::All)).collect();
+        let key = Key { places, resource: resource.to_owned(), accept: accept.to_owned(), since };
         for _ in 0..JOINS_MAX {
             let joined = {
                 let mut table = flights.lock();

@@ -11,7 +11,7 @@ use super::flights::Lost;
 use super::routed::Routed;
 use super::{Answer, Source};
 use crate::body::Body;
-use crate::oci::{Addressing, Method, Place, Pull};
+use crate::oci::{Method, Place, Pull};
 
 /// What a registry is told that we take.
 const ACCEPT: &str = "application/vnd.oci.image.index.v1+json, application/json";
@@ -125,19 +125,14 @@ pub fn rewrite_link(link: &str, pull: &Pull, resource: &str) -> Option<String> {
     let query = target.split_once('?').map_or("", |(_, query)| query);
     let query = utf8_percent_encode(query, LINK);
     let place = &pull.place;
-    Some(match pull.addressing {
-        Addressing::Path => format!("</v2/{}/{}/{resource}?{query}>; rel=\"next\"", place.registry, place.repository),
-        Addressing::Ns => format!("</v2/{}/{resource}?{query}&ns={}>; rel=\"next\"", place.repository, place.registry),
-        Addressing::VirtualHost | Addressing::Default | Addressing::Intercepted => {
-            format!("</v2/{}/{resource}?{query}>; rel=\"next\"", place.repository)
-        }
-    })
+    let target = pull.addressing.target(place, resource, &query.to_string());
+    Some(format!("<{target}>; rel=\"next\""))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::{Content, Place, Registry, Repository};
+    use crate::oci::{Addressing, Content, Place, Registry, Repository};
 
     #[test]
     fn a_link_points_back_at_the_proxy() {

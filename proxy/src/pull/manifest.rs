@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::attempts::{After, Attempts, Ending, Wanted};
+use super::changes::{Moment, Of};
 use super::error::{Cause, Error, story};
 use super::flights::Lost;
 use super::routed::Routed;
@@ -211,11 +212,11 @@ impl Routed {
         negotiated: Negotiated,
         known: Option<&Manifest>,
     ) -> Result<Asked, After> {
-        let cache = &self.core().cache;
         let resource = format!("manifests/{tag}");
         let accept = negotiated.accept();
         let wanted = Wanted::whole(Method::Get, &resource, &accept);
         let mut candidate = candidate;
+        let before = self.core().changes.now();
         if let Some(known) = known {
             let tried = attempts.fetch(candidate, Wanted { method: Method::Head, ..wanted }).await;
             match tried.result {
@@ -224,7 +225,7 @@ impl Routed {
                         answer.header("docker-content-digest").and_then(|digest| digest.parse::<Digest>().ok());
                     let same_place = tried.candidate.place;
                     if digest == Some(known.digest) {
-                        cache.put_tag(&same_place, tag, negotiated, known.digest).await;
+                        self.keep_tag((&same_place, tag, negotiated), known.digest, before).await;
                         return Ok((same_place, (known.clone(), Source::Cache)));
                     }
                     candidate = Candidate { place: same_place, hedge_after: None, ..tried.candidate };
@@ -236,8 +237,20 @@ impl Routed {
             }
         }
         let (place, manifest) = self.get(attempts, candidate, wanted, None).await?;
-        cache.put_tag(&place, tag, negotiated, manifest.digest).await;
+        self.keep_tag((&place, tag, negotiated), manifest.digest, before).await;
         Ok((place, (manifest, Source::Upstream)))
+    }
+
+    /// Keeps what a tag was said to stand for, unless it was written since: then that may be what it stood for before.
+    async fn keep_tag(&self, (place, tag, negotiated): (&Place, &Tag, Negotiated), digest: Digest, before: Moment) {
+        let (cache, changes) = (&self.core().cache, &self.core().changes);
+        if changes.since(before, place, Of::Tag(tag)) {
+            return;
+        }
+        cache.put_tag(place, tag, negotiated, digest).await;
+        if changes.since(before, place, Of::Tag(tag)) {
+            cache.forget_tag(place, tag).await;
+        }
     }
 
     /// Fetches a manifest from a candidate, verifies it and keeps it.
@@ -254,7 +267,12 @@ impl Routed {
             Err(refused) => (refused.failure, refused.retry_after),
             Ok(upstream) => match read(upstream, digest).await {
                 Ok(manifest) => {
-                    self.core().cache.put_manifest(&candidate.place, &manifest).await;
+                    let (core, removed) = (self.core(), Of::Digest(manifest.digest));
+                    let before = core.changes.now();
+                    core.cache.put_manifest(&candidate.place, &manifest).await;
+                    if core.changes.since(before, &candidate.place, removed) {
+                        core.cache.forget_digest(&candidate.place, manifest.digest).await;
+                    }
                     return Ok((candidate.place, manifest));
                 }
                 Err(failure) => (failure, None),

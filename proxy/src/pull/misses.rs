@@ -20,6 +20,11 @@ impl Misses {
         !misses.is_empty() && misses.get(&key(place, wanted)).is_some_and(|since| since.elapsed() < ttl)
     }
 
+    /// Forgets what a place was seen not to hold: something was written there.
+    pub fn forget(&self, place: &Place) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(of, _), _| of != place);
+    }
+
     /// Remembers that a place does not hold something.
     pub fn remember(&self, place: &Place, wanted: &Wanted<'_>, ttl: Duration) {
         if ttl.is_zero() {

@@ -6,6 +6,7 @@ mod admitted;
 mod attempts;
 mod authorize;
 mod blob;
+mod changes;
 mod error;
 mod explain;
 mod flights;
@@ -14,6 +15,7 @@ mod manifest;
 mod misses;
 mod parents;
 mod past;
+mod push;
 mod reader;
 mod retries;
 mod routed;
@@ -32,6 +34,7 @@ use tokio_util::task::TaskTracker;
 pub use error::{Cause, Error};
 pub use explain::{Explained, explain};
 pub use listing::rewrite_link;
+pub use push::{Offered, Written, push};
 
 use crate::body::Body;
 use crate::cache::{Cache, Link, Manifest};
@@ -43,10 +46,12 @@ use crate::plugin::{Decision, Facts, Plugins};
 use crate::upstream::{Upstreams, Via};
 use admitted::Admitted;
 use authorize::Words;
+use changes::Changes;
 use flights::Flights;
 use listing::Listing;
 use misses::Misses;
 use parents::Parents;
+use push::Seals;
 use retries::Retries;
 use routed::Routed;
 use routing::{Routing, Way};
@@ -70,6 +75,9 @@ pub struct Core {
     /// Fills that nobody waits for.
     orphans: Arc<AtomicUsize>,
     misses: Misses,
+    /// What was written to registries.
+    changes: Changes,
+    seals: Seals,
     retries: Retries,
     /// Who asks for tags and manifests.
     manifests: Arc<Flights<(Manifest, Source)>>,
@@ -157,6 +165,7 @@ impl Core {
     pub fn new(live: Live, plugins: Plugins, cache: Cache, metrics: Arc<Metrics>) -> Self {
         let passing = Arc::new(Semaphore::new(PASSING_MAX));
         let (fills, stopping) = (TaskTracker::new(), CancellationToken::new());
+        let seals = Seals::new(&live.config.plugins.state_dir);
         Self {
             live: ArcSwap::from_pointee(live),
             plugins,
@@ -167,6 +176,8 @@ impl Core {
             passing,
             orphans: Arc::default(),
             misses: Misses::default(),
+            changes: Changes::default(),
+            seals,
             retries: Retries::default(),
             manifests: Arc::default(),
             proofs: Arc::default(),

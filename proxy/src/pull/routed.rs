@@ -79,7 +79,7 @@ impl Routed {
     }
 
     pub fn pull(&self) -> &Pull {
-        &self.question.pull
+        &self.routing.pull
     }
 
     pub fn caller(&self) -> &Caller {

@@ -12,7 +12,7 @@ use super::error::{Cause, Error};
 use super::routed::Routed;
 use super::{Answer, Caller, Core, Live, is_fresh};
 use crate::oci::manifest::{Contents, Descriptor, MANIFEST_MAX, Negotiated};
-use crate::oci::{Candidate, Content, Denial, Digest, Method, Pull, RateLimit, Reference, Registry, Tag};
+use crate::oci::{Asked, Candidate, Content, Denial, Digest, Method, Pull, RateLimit, Reference, Registry, Tag};
 use crate::plugin::{Cached, Looking, Lookups, Missing, PluginSet, Question, Rule};
 
 /// Why a plugin's look-up goes to no registry.
@@ -52,12 +52,19 @@ impl Routing {
         Arc::new(Self { core, live, set, pull: Arc::new(pull), caller, dry_run, done: OnceCell::new() })
     }
 
+    /// Another pull of the same caller, under the same plugins.
+    pub fn another(&self, pull: Pull) -> Arc<Self> {
+        let (core, live, set) = (self.core.clone(), self.live.clone(), self.set.clone());
+        let (caller, dry_run) = (self.caller.clone(), self.dry_run);
+        Arc::new(Self { core, live, set, pull: Arc::new(pull), caller, dry_run, done: OnceCell::new() })
+    }
+
     /// The question to plugins whose look-ups go so far.
     pub fn question(self: &Arc<Self>, way: Way) -> Question {
         // What is asked for a person changes nothing, not even the cache.
         let way = if self.dry_run && way == Way::Routed { Way::Cached } else { way };
         Question {
-            pull: self.pull.clone(),
+            asked: Asked::Pull(self.pull.clone()),
             facts: self.caller.facts.clone(),
             lookups: Arc::new(Sight { routing: self.clone(), way }),
             image: None,
@@ -251,10 +258,13 @@ impl From<Error> for Missing {
             | Cause::NotCached(_)
             | Cause::NotYours(..)
             | Cause::Refused(_)
-            | Cause::UnknownRegistry(_) => Self::Denied,
+            | Cause::UnknownRegistry(_)
+            | Cause::ReadOnly(_)
+            | Cause::Answered { .. } => Self::Denied,
             Cause::TooManyRequests(story, _)
             | Cause::Timeout(story)
             | Cause::Corrupt(story)
+            | Cause::Client(story)
             | Cause::Unavailable(story) => Self::Unavailable(story),
         }
     }

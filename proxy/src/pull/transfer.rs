@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Live;
 use super::attempts::{After, Attempts, Ending, Wanted};
 use super::blob::{Told, media_type};
+use super::changes::Of;
 use super::error::Error;
 use super::past::Begun;
 use super::routed::Routed;
@@ -37,12 +38,17 @@ impl Routed {
             let from = transfer.written();
             let wanted = Wanted { from, ..Wanted::whole(Method::Get, &resource, "*/*") };
             let stopping = &self.core().stopping;
+            let before = self.core().changes.now();
             let Some(tried) = stopping.run_until_cancelled(attempts.fetch(candidate, wanted)).await else { return };
             let (candidate, started) = (tried.candidate, tried.started);
             let (failure, retry_after) = match tried.result {
                 Err(refused) => (refused.failure, refused.retry_after),
                 Ok(answer) => match transfer.take(&candidate, answer, started.elapsed()).await {
                     Ok(size) => {
+                        // What was removed while it came is not to be had from here.
+                        if self.core().changes.since(before, &candidate.place, Of::Digest(digest)) {
+                            self.core().cache.forget_digest(&candidate.place, digest).await;
+                        }
                         self.count("ok");
                         tracing::debug!(%digest, size_bytes = size, place = %candidate.place, "blob cached");
                         return;

@@ -22,11 +22,11 @@ pub struct Line {
     /// Empty when none was sent.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub user_agent: String,
-    /// `GET` or `HEAD`.
+    /// `GET`, `HEAD`; of a push `POST`, `PATCH`, `PUT`, `DELETE`, and `GET` of an upload.
     pub method: String,
     /// `ns`, `virtual-host`, `path`, `default` or `intercept`.
     pub addressing: String,
-    /// `pull`.
+    /// `pull`, `push` or `delete`.
     pub action: String,
     /// `manifest`, `blob`, `tags` or `referrers`.
     pub content: String,
@@ -79,6 +79,9 @@ pub struct Line {
     pub digest: Option<String>,
     /// Of the body. Units: bytes.
     pub sent_bytes: u64,
+    /// Of the body that a push brought. Units: bytes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub received_bytes: u64,
     /// To the end of the body.
     pub elapsed_ms: u64,
     /// Texts that the client was to print.
@@ -181,6 +184,11 @@ pub struct Tried {
     pub ms: u64,
     /// What it brought of the body. Units: bytes.
     pub bytes: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands it so")]
+fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 impl Line {

@@ -125,7 +125,7 @@ pub async fn explain(core: &Arc<Core>, pull: Pull, supposed: Supposed) -> Explan
         Caller { facts: Arc::new(facts), credentials: None, negotiated, range: None, query: String::new(), via };
     let (asked, facts) = (pull.clone(), caller.facts.clone());
     let explained = pull::explain(core, &live, pull, caller).await;
-    let dry = dry_line(&asked, &facts, &explained, core.plugins.current().generation());
+    let dry = dry_line(&asked.clone().into(), &facts, &explained, core.plugins.current().generation());
     let mut decisions: Vec<Decision> = explained.decided.iter().map(in_words).collect();
     let later = [
         (explained.inspectors, "inspection", "asked when the manifest is here"),

@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::leaves::Leaves;
-use super::patience::{Carrier, Patient, Requests};
+use super::patience::{Carrier, Patient};
 use super::peer::Peer;
 use super::sending::{Sending, Streams};
 use super::table::Place;
@@ -149,8 +149,8 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let Opened { peer, carrier, prefix, speaks } = opened;
-    let (requests, led) = (Requests::default(), Led::default());
-    let (place, peer, counted, leads) = (terms.place.clone(), peer, requests.clone(), led.clone());
+    let (requests, led) = (peer.requests.clone(), Led::default());
+    let (place, counted, leads) = (terms.place.clone(), requests.clone(), led.clone());
     let service = service_fn(move |mut request| {
         counted.count();
         let busy = place.begin();

@@ -14,7 +14,7 @@ use super::cache::parse_target;
 use super::watched::Record;
 use crate::body::Body;
 use crate::cache::Target;
-use crate::oci::{Content, Failure, Place, Pull, Reference, Registry};
+use crate::oci::{Asked, Failure, Place, Registry};
 use crate::plugin::{Cached, Decided, Facts, Identity, Mode, Tried};
 use crate::pull::{Explained, Source};
 use crate::record::{self, Copy, Journal, Line, Route};
@@ -23,7 +23,7 @@ use crate::record::{self, Copy, Journal, Line, Route};
 const LIMIT: usize = 100;
 
 /// The line about a request that is over.
-pub(super) fn line(record: &Record, began: SystemTime, pull: &Pull, facts: &Facts) -> Line {
+pub(super) fn line(record: &Record, began: SystemTime, request: &Asked, facts: &Facts) -> Line {
     Line {
         decision: record.decision.map(str::to_owned),
         policy: record.policy.clone(),
@@ -31,16 +31,17 @@ pub(super) fn line(record: &Record, began: SystemTime, pull: &Pull, facts: &Fact
         status: record.status,
         digest: record.digest.map(|digest| digest.to_string()),
         sent_bytes: record.sent(),
+        received_bytes: record.received(),
         elapsed_ms: record.elapsed_ms(),
         warnings: record.warnings.clone(),
         reason: record.reason.clone(),
         broken: record.broken().map(str::to_owned),
-        ..asked(pull, facts, began)
+        ..asked(request, facts, began)
     }
 }
 
 /// What a line has of the question, and of what was decided about it.
-fn asked(pull: &Pull, facts: &Facts, began: SystemTime) -> Line {
+fn asked(request: &Asked, facts: &Facts, began: SystemTime) -> Line {
     let seen = facts.seen();
     let decided = facts.decided();
     let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -57,13 +58,13 @@ fn asked(pull: &Pull, facts: &Facts, began: SystemTime) -> Line {
             groups: groups.clone(),
         }),
         user_agent: facts.user_agent.clone(),
-        method: pull.method.as_str().to_owned(),
-        addressing: pull.addressing.as_str().to_owned(),
-        action: "pull".to_owned(),
-        content: pull.content.kind().to_owned(),
-        registry: pull.place.registry.to_string(),
-        repository: pull.place.repository.to_string(),
-        reference: reference(&pull.content),
+        method: request.method().to_owned(),
+        addressing: request.addressing().as_str().to_owned(),
+        action: request.action().as_str().to_owned(),
+        content: request.kind().to_owned(),
+        registry: request.place().registry.to_string(),
+        repository: request.place().repository.to_string(),
+        reference: request.reference().map(|reference| reference.to_string()),
         accept: facts.accept.clone(),
         headers,
         attributes: seen.attributes,
@@ -72,13 +73,14 @@ fn asked(pull: &Pull, facts: &Facts, began: SystemTime) -> Line {
         inspected: seen.inspected.map(|digest| digest.to_string()),
         decision: None,
         policy: None,
-        routes: routes(pull, &decided),
+        routes: routes(request.place(), &decided),
         decisions: decided.iter().map(in_record).collect(),
         upstreams: facts.attempts().into_iter().map(tried).collect(),
         source: None,
         status: 0,
         digest: None,
         sent_bytes: 0,
+        received_bytes: 0,
         elapsed_ms: 0,
         warnings: Vec::new(),
         reason: None,
@@ -87,7 +89,7 @@ fn asked(pull: &Pull, facts: &Facts, began: SystemTime) -> Line {
 }
 
 /// The line about a request that did not happen: what would have been decided.
-pub(super) fn dry_line(pull: &Pull, facts: &Facts, explained: &Explained, generation: u64) -> Line {
+pub(super) fn dry_line(request: &Asked, facts: &Facts, explained: &Explained, generation: u64) -> Line {
     let denied = explained.denied.as_ref();
     let restricts = |decided: &&Decided| decided.ruling == "cached-only" && decided.mode == Mode::Enforce;
     let restricted = explained.decided.iter().find(restricts).map(|decided| decided.plugin.to_string());
@@ -106,7 +108,7 @@ pub(super) fn dry_line(pull: &Pull, facts: &Facts, explained: &Explained, genera
         warnings: facts.take_warnings(),
         status: denied.map_or(0, |denial| denial.status),
         reason: denied.map(ToString::to_string),
-        ..asked(pull, facts, SystemTime::now())
+        ..asked(request, facts, SystemTime::now())
     }
 }
 
@@ -140,13 +142,13 @@ fn copy(cached: Cached) -> Copy {
 
 /// Where the pull might come from, once all routing plugins have had their say; none where one denied, or none was
 /// asked since the pull was denied before.
-fn routes(pull: &Pull, decided: &[Decided]) -> Option<Vec<Route>> {
+fn routes(named: &Place, decided: &[Decided]) -> Option<Vec<Route>> {
     let live = || decided.iter().filter(|decided| decided.mode == Mode::Enforce);
     if live().any(|decided| matches!(decided.hook, "admission" | "routing") && decided.ruling == "deny") {
         return None;
     }
     let last = live().filter_map(|decided| decided.candidates.as_ref()).next_back();
-    Some(last.map_or_else(|| vec![route(&pull.place)], |places| places.iter().map(route).collect()))
+    Some(last.map_or_else(|| vec![route(named)], |places| places.iter().map(route).collect()))
 }
 
 fn route(place: &Place) -> Route {
@@ -182,16 +184,6 @@ fn tried(tried: Tried) -> record::Tried {
         rate_limit: tried.rate_limit.into_iter().collect(),
         ms: u64::try_from(tried.took.as_millis()).unwrap_or(u64::MAX),
         bytes: tried.bytes,
-    }
-}
-
-fn reference(content: &Content) -> Option<String> {
-    match content {
-        Content::Manifest(Reference::Tag(tag)) => Some(tag.to_string()),
-        Content::Manifest(Reference::Digest(digest)) | Content::Blob(digest) | Content::Referrers(digest) => {
-            Some(digest.to_string())
-        }
-        Content::Tags => None,
     }
 }
 
@@ -248,7 +240,7 @@ impl Wanted {
             Some(Target::Image(place, reference)) => {
                 line.registry == place.registry.as_str()
                     && line.repository == place.repository.as_str()
-                    && line.reference == self::reference(&Content::Manifest(reference.clone()))
+                    && line.reference == Some(reference.to_string())
             }
         };
         let plugin = self.plugin.as_ref().is_none_or(|plugin| {

@@ -23,6 +23,8 @@ pub(super) struct Told {
     pub authenticate: Option<String>,
     /// A registry refuses what the client has shown.
     pub not_theirs: bool,
+    /// For 405: the methods that there are.
+    pub allow: &'static str,
     /// The policy's decision that it tells, and the plugin that decided.
     pub denied_by: Option<String>,
 }
@@ -46,6 +48,7 @@ impl Told {
             detail: None,
             retry_after: None,
             close: false,
+            allow: "GET, HEAD",
             challenge: None,
             authenticate: None,
             not_theirs: false,
@@ -56,8 +59,9 @@ impl Told {
 
 impl Told {
     /// With its challenge put into words.
-    pub fn challenging(self, words: impl FnOnce(Challenge) -> String) -> Self {
-        Self { authenticate: self.challenge.map(words), ..self }
+    pub fn challenging(self, words: impl FnOnce(Challenge) -> Option<String>) -> Self {
+        let authenticate = self.challenge.and_then(words).or(self.authenticate);
+        Self { authenticate, ..self }
     }
 }
 
@@ -66,7 +70,9 @@ impl From<Unaddressed> for Told {
         let message = unaddressed.to_string();
         match unaddressed {
             Unaddressed::Ns | Unaddressed::Path(NoEndpoint::Name) => Self::new(400, Code::NameInvalid, message),
-            Unaddressed::Path(NoEndpoint::Digest) => Self::new(400, Code::DigestInvalid, message),
+            Unaddressed::Path(NoEndpoint::Digest) | Unaddressed::Digest(_) => {
+                Self::new(400, Code::DigestInvalid, message)
+            }
             // The only failure that the specification has for a tag that is none (end-3).
             Unaddressed::Path(NoEndpoint::Tag) => Self::new(404, Code::ManifestUnknown, message),
             Unaddressed::Page => Self::new(400, Code::Unsupported, message),
@@ -80,16 +86,10 @@ impl From<Error> for Told {
         let Error { what, unknown, cause } = error;
         match cause {
             Cause::Denied(denial) => Self {
-                status: denial.status,
-                code: denial.code,
-                message: denial.to_string(),
                 detail: Some(what),
                 retry_after: denial.retry_after,
-                close: false,
-                challenge: None,
-                authenticate: None,
-                not_theirs: false,
-                denied_by: Some(denial.plugin),
+                denied_by: Some(denial.plugin.clone()),
+                ..Self::new(denial.status, denial.code, denial.to_string())
             },
             Cause::UnknownRegistry(registry) => Self::new(
                 404,
@@ -98,6 +98,20 @@ impl From<Error> for Told {
                     "{what}: this mirror does not serve {registry}; to serve it, add to tidegate.toml the line [registries.\"{registry}\"]"
                 ),
             ),
+            Cause::ReadOnly(registry) => Self::new(
+                405,
+                Code::Unsupported,
+                format!(
+                    "{what}: this mirror does not write to {registry}; to have it write, set `push = true` under [registries.\"{registry}\"]"
+                ),
+            ),
+            Cause::Answered { status, code, story, detail } => {
+                Self { detail, ..Self::new(status, code, format!("{what}: {story}")) }
+            }
+            Cause::Client(story) => Self {
+                close: true,
+                ..Self::new(400, Code::BlobUploadInvalid, format!("{what}: what was sent cannot be used: {story}"))
+            },
             Cause::NotCached(because) => {
                 Self::new(403, Code::Denied, format!("{what} is not in the cache, and {because}"))
             }

@@ -1,6 +1,7 @@
 //! One request: from HTTP to a pull, and from its answer back to HTTP.
 
 use std::error::Error;
+use std::fmt::Display;
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
@@ -18,12 +19,13 @@ use super::connect;
 use super::error::Told;
 use super::guard::{self, Panicked};
 use super::peer::Peer;
+use super::push;
 use super::watched::{Record, Watched, next_id};
 use super::who::{self, Asking, Known, Who};
 use crate::addressing::{self, Naming, Request as Addressed};
 use crate::body::Body as Sent;
 use crate::oci::manifest::Negotiated;
-use crate::oci::{Addressing, Code, Content, Digest, Host, Method, Pull};
+use crate::oci::{Addressing, Asked, Code, Content, Digest, Host, Method, Verb};
 use crate::plugin::Facts;
 use crate::pull::{self, Answer, Caller, Core, Live};
 use crate::record::Journal;
@@ -51,8 +53,8 @@ pub(super) struct Answering {
 /// Answers a request of a client, also where answering it panics.
 pub(super) async fn guarded<B>(answering: Arc<Answering>, peer: Arc<Peer>, request: Request<B>) -> Response<Watched>
 where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>> + Display,
 {
     let id = next_id();
     guard::guarded(handle(&answering, id.clone(), &peer, request)).await.unwrap_or_else(|Panicked| {
@@ -65,8 +67,8 @@ where
 
 async fn handle<B>(answering: &Answering, id: String, peer: &Peer, request: Request<B>) -> Response<Watched>
 where
-    B: Body<Data = Bytes>,
-    B::Error: Into<Box<dyn Error + Send + Sync>>,
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>> + Display,
 {
     let Answering { core, traces, journal, who } = answering;
     let live = core.live();
@@ -86,8 +88,9 @@ where
         if asking.is_for_token(request.uri().path()) {
             return asking.serve_token(request, &mut record).await;
         }
-        let answered = answer(core, &live, &asking, &request, &mut record).await;
-        answered.map_err(|told| told.challenging(|renew| asking.challenge(&request, renew)))
+        let called = asking.called(&request);
+        let answered = answer(core, &live, &asking, request, &mut record).await;
+        answered.map_err(|told| told.challenging(|asks| called.map(|called| called.challenge(asks))))
     };
     let response = match scope.within(answered).await {
         Ok(response) => response,
@@ -106,8 +109,8 @@ where
     let (mut head, body) = response.into_parts();
     head.headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     put(&mut head.headers, REQUEST_ID, &record.id);
-    if let Some(pull) = record.pull.as_ref().filter(|pull| pull.addressing == Addressing::Ns) {
-        put(&mut head.headers, NAMESPACE, pull.place.registry.as_str());
+    if let Some(asked) = record.asked.as_ref().filter(|asked| asked.addressing() == Addressing::Ns) {
+        put(&mut head.headers, NAMESPACE, asked.place().registry.as_str());
     }
     for warning in &record.warnings {
         let quoted = warning.replace(['"', '\\'], "'");
@@ -119,33 +122,28 @@ where
     Response::from_parts(head, Watched::new(body, record))
 }
 
-async fn answer<B: Body>(
+async fn answer<B: Body<Data = Bytes, Error: Display> + Send + 'static>(
     core: &Arc<Core>,
     live: &Arc<Live>,
     asking: &Asking<'_>,
-    request: &Request<B>,
+    request: Request<B>,
     record: &mut Record,
 ) -> Result<Response<Sent>, Told> {
     let (headers, peer) = (request.headers(), asking.peer);
-    let connects = connect::is_asked(live, peer, request);
-    let method = match *request.method() {
-        hyper::Method::GET => Method::Get,
-        hyper::Method::HEAD => Method::Head,
-        _ if connects => Method::Head,
-        _ => {
-            return Err(Told {
-                close: true,
-                ..Told::new(405, Code::Unsupported, "this is a mirror to pull from: it takes GET and HEAD")
-            });
-        }
-    };
+    let connects = connect::is_asked(live, peer, &request);
     let refuse = |status, message: &str| Told { close: true, ..Told::new(status, Code::Unsupported, message) };
+    // CONNECT has no body and no path, as little as what reads.
+    let verb = if connects { Some(Verb::Read(Method::Head)) } else { verb(request.method()) };
+    let Some(verb) = verb else {
+        return Err(refuse(405, "a registry has no such method"));
+    };
     // A body that nobody reads could be taken for the next request.
     let announced = headers.contains_key(TRANSFER_ENCODING) || headers.get(CONTENT_LENGTH).is_some_and(|of| of != "0");
-    if announced || !request.body().is_end_stream() {
+    let has_body = announced || !request.body().is_end_stream();
+    if has_body && matches!(verb, Verb::Read(_)) {
         return Err(refuse(400, "a request to pull has no body"));
     }
-    if !names_one_host(request) {
+    if !names_one_host(&request) {
         return Err(refuse(400, "a request has one header Host, with a host in it and a port where it needs one"));
     }
     let target = request.uri().path().len() + request.uri().query().unwrap_or_default().len();
@@ -155,41 +153,66 @@ async fn answer<B: Body>(
     if connects {
         let through = asking.identify_tunnel(headers).await?;
         record.known(through.known.identity.as_ref());
-        return connect::answer(live, &core.metrics, request, through).await;
+        return connect::answer(live, &core.metrics, &request, through).await;
     }
     let query = request.uri().query().unwrap_or_default();
-    let host = host(request);
+    let host = host(&request);
     if peer.named.is_some() && host != peer.host {
         return Err(refuse(421, "this connection is to another host than the request is for"));
     }
     let virtual_host = host.and_then(|host| live.config.virtual_hosts.find(&host)).map(|found| &found.registry);
-    let in_plain = if virtual_host.is_none() { connect::in_plain(live, peer, request)? } else { None };
+    let in_plain = if virtual_host.is_none() { connect::in_plain(live, peer, &request) } else { Ok(None) };
+    let in_plain = in_plain.map_err(|told| Told { close: has_body, ..told })?;
     let intercepted = peer.named.as_ref().or(in_plain);
     let naming = Naming { intercepted, virtual_host, default: &live.config.default_registry };
-    let addressed = addressing::resolve(method, request.uri().path(), query, naming)?;
-    let known = asking.identify(headers).await?;
+    let resolved = addressing::resolve(verb, request.uri().path(), query, naming);
+    // What a body was to be is not known: it is left, and the connection with it.
+    let left = |told: Told| Told { close: told.close || has_body, ..told };
+    let addressed = resolved.map_err(|err| left(err.into()))?;
+    let known = asking.identify(headers).await.map_err(left)?;
     record.known(known.identity.as_ref());
-    let (pull, query) = match addressed {
+    let (asked, query) = match addressed {
+        Addressed::Base | Addressed::Unsupported if !matches!(verb, Verb::Read(_)) => {
+            return Err(refuse(405, "there is nothing here that could be written to"));
+        }
         Addressed::Base => return asking.may_go_unasked(&known).map(|()| base()),
         Addressed::Unsupported => return Err(Told::new(404, Code::Unsupported, "a mirror offers no such thing")),
-        Addressed::Pull(pull, query) => (pull, query),
+        Addressed::NotAllowed(registry, allowed) => return Err(push::not_allowed(live, &registry, allowed)),
+        Addressed::Pull(pull, query) => (Asked::from(pull), query),
+        Addressed::Push(push) => (Asked::from(push), String::new()),
     };
-    record.pull = Some(pull.clone());
+    record.asked = Some(asked.clone());
     // A loop ends here, before it takes anything: the mirror that asks is told, and its client by that one.
     let via = Via::parse(headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok()))
         .map_err(|found| Told::new(508, Code::Unsupported, found.to_string()))?;
-    let caller = Caller { via, ..caller(live, record, &known, headers, (&pull, query)) };
+    let caller = Caller { via, ..caller(live, record, &known, headers, (&asked, query)) };
     let facts = caller.facts.clone();
     record.facts = Some(facts.clone());
-    let result = pull::run(core, live, pull, caller).await;
-    record.warnings = facts.take_warnings();
-    if let Some(decision) = facts.decision() {
-        record.decision = Some(decision.as_str());
-        record.policy = decision.policy();
-    }
+    let pull = match asked {
+        Asked::Pull(pull) => pull,
+        Asked::Push(push) => {
+            let answered = push::answer((core, live), peer, &push, (caller, request), record).await;
+            record.decided(&facts);
+            return answered.map_err(|told| asking.ask_instead(&known, told));
+        }
+    };
+    let result = pull::run(core, live, Arc::unwrap_or_clone(pull), caller).await;
+    record.decided(&facts);
     let answer = result.map_err(|err| asking.ask_instead(&known, err.into()))?;
     (record.source, record.digest) = (Some(answer.source), answer.digest);
-    Ok(response(answer, headers))
+    Ok(response(answer, request.headers()))
+}
+
+fn verb(method: &hyper::Method) -> Option<Verb> {
+    Some(match *method {
+        hyper::Method::GET => Verb::Read(Method::Get),
+        hyper::Method::HEAD => Verb::Read(Method::Head),
+        hyper::Method::POST => Verb::Post,
+        hyper::Method::PATCH => Verb::Patch,
+        hyper::Method::PUT => Verb::Put,
+        hyper::Method::DELETE => Verb::Delete,
+        _ => return None,
+    })
 }
 
 /// Whether a request says whom it is for, and says it once.
@@ -230,8 +253,8 @@ fn base() -> Response<Sent> {
     response
 }
 
-fn caller(live: &Live, record: &Record, known: &Known, headers: &HeaderMap, asked: (&Pull, String)) -> Caller {
-    let (pull, query) = asked;
+fn caller(live: &Live, record: &Record, known: &Known, headers: &HeaderMap, asked: (&Asked, String)) -> Caller {
+    let (asked, query) = asked;
     let text = |value: &HeaderValue| value.to_str().ok().map(str::to_owned);
     let accept: Vec<String> = headers
         .get_all(ACCEPT)
@@ -252,10 +275,12 @@ fn caller(live: &Live, record: &Record, known: &Known, headers: &HeaderMap, aske
     facts.identity.clone_from(&known.identity);
     facts.recorded = record.is_written();
     // A range that holds for another content than this is none (RFC 9110, section 13.1.5).
-    let stands = match (&pull.content, headers.get(IF_RANGE)) {
+    let stands = match (asked, headers.get(IF_RANGE)) {
         (_, None) => true,
-        (Content::Blob(digest), Some(condition)) => condition == etag(digest).as_str(),
-        (_, Some(_)) => false,
+        (Asked::Pull(pull), Some(condition)) => {
+            matches!(&pull.content, Content::Blob(digest) if condition == etag(digest).as_str())
+        }
+        (Asked::Push(_), Some(_)) => false,
     };
     let range = headers.get(RANGE).filter(|_| stands).and_then(text);
     let credentials = known.credentials.clone();
@@ -312,7 +337,7 @@ fn refusal(told: &Told) -> Response<Sent> {
         put(headers, RETRY_AFTER, &after.as_millis().div_ceil(1000).to_string());
     }
     if told.status == 405 {
-        put(headers, ALLOW, "GET, HEAD");
+        put(headers, ALLOW, told.allow);
     }
     if let Some(challenge) = &told.authenticate {
         put(headers, if told.status == 407 { PROXY_AUTHENTICATE } else { WWW_AUTHENTICATE }, challenge);
@@ -324,7 +349,7 @@ fn refusal(told: &Told) -> Response<Sent> {
 }
 
 /// Puts a header; what an upstream gave and no header may carry is left out.
-fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+pub(super) fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }

@@ -12,6 +12,7 @@ mod leaves;
 mod patience;
 mod peer;
 mod plugins;
+mod push;
 mod sending;
 mod supposed;
 mod table;

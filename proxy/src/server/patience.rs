@@ -24,6 +24,8 @@ const LINGER_MAX: usize = 1 << 20;
 const SPARE: u64 = 256 << 10;
 /// Most that one request needs: its head, and what goes with it. Units: bytes.
 const NEEDED: u64 = 64 << 10;
+/// A body may come in small frames: at most so many bytes for each of its own.
+const FRAMED: u64 = 2;
 /// A client confirms what it has got with at most one byte for so many.
 const CONFIRMS: u64 = 16;
 
@@ -50,9 +52,17 @@ pub(super) struct Patient {
     hurry: CancellationToken,
 }
 
-/// How many requests a connection has brought: what its client may send depends on it.
-#[derive(Clone, Default)]
-pub(super) struct Requests(Arc<AtomicU64>);
+/// How many requests a connection has brought, and what was taken of their bodies: what its client may send depends on
+/// it.
+#[derive(Clone, Default, Debug)]
+pub(super) struct Requests(Arc<Brought>);
+
+#[derive(Default, Debug)]
+struct Brought {
+    requests: AtomicU64,
+    /// Units: bytes.
+    bodies: AtomicU64,
+}
 
 struct Budget {
     requests: Requests,
@@ -62,7 +72,12 @@ struct Budget {
 
 impl Requests {
     pub fn count(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
+        self.0.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a piece of a body that was taken, because it is wanted.
+    pub fn take(&self, bytes: u64) {
+        self.0.bodies.fetch_add(bytes, Ordering::Relaxed);
     }
 }
 
@@ -119,8 +134,9 @@ impl Patient {
 
 impl Budget {
     fn is_spent(&self) -> bool {
-        let requests = self.requests.0.load(Ordering::Relaxed);
-        self.read > SPARE + requests * NEEDED + self.written / CONFIRMS
+        let Brought { requests, bodies } = &*self.requests.0;
+        let bodies = bodies.load(Ordering::Relaxed).saturating_mul(FRAMED);
+        self.read > SPARE + requests.load(Ordering::Relaxed) * NEEDED + bodies + self.written / CONFIRMS
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::who::Through;
+use super::patience::Requests;
 use crate::oci::{Host, Registry};
 use crate::plugin::Identity;
 
@@ -23,12 +24,14 @@ pub(super) struct Peer {
     pub host: Option<Host>,
     /// Who asked to be led there.
     pub through: Option<Through>,
+    /// What it may send.
+    pub requests: Requests,
 }
 
 impl Peer {
     /// Somebody of whom only the address is known.
     pub fn at(address: SocketAddr) -> Self {
-        let (named, host, certificate, through) = Default::default();
-        Self { address, secure: false, proxied: false, certificate, named, host, through }
+        let (named, host, certificate, through, requests) = Default::default();
+        Self { address, secure: false, proxied: false, certificate, named, host, through, requests }
     }
 }

@@ -1,5 +1,6 @@
 //! The body on its way out, counted, and the line that the log gets when it has ended.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,8 +14,8 @@ use http_body::{Body as _, Frame, SizeHint};
 use super::decisions::{line, note};
 use crate::body::{Body, Short};
 use crate::config::Log;
-use crate::metrics::{Answered, Metrics, Request as RequestLabels};
-use crate::oci::{Content, Digest, Pull, Reference};
+use crate::metrics::{Answered, Metrics, Request as RequestLabels, Written};
+use crate::oci::{Action, Asked, Digest, Reference};
 use crate::plugin::{Facts, Identity};
 use crate::pull::Source;
 use crate::record::Journal;
@@ -38,7 +39,7 @@ pub(super) struct Record {
     bodiless: bool,
     started: Instant,
     first_byte: Option<Duration>,
-    pub pull: Option<Pull>,
+    pub asked: Option<Asked>,
     pub status: u16,
     pub source: Option<Source>,
     /// What the policy decided: `allow`, `cached-only` or `deny`; none: it was not asked.
@@ -55,6 +56,8 @@ pub(super) struct Record {
     began: SystemTime,
     pub facts: Option<Arc<Facts>>,
     sent: u64,
+    /// Of the body of a push, as it comes. Units: bytes.
+    pub received: Arc<AtomicU64>,
     broken: Option<String>,
     /// There is a body, and not all of it was taken.
     unfinished: bool,
@@ -81,11 +84,11 @@ impl Record {
             client,
             subject: None,
             method: if log { method.to_string() } else { String::new() },
-            path: if log { path.to_owned() } else { String::new() },
+            path: if log { shown(path).into_owned() } else { String::new() },
             bodiless: *method == hyper::Method::HEAD,
             started: Instant::now(),
             first_byte: None,
-            pull: None,
+            asked: None,
             status: 0,
             source: None,
             decision: None,
@@ -97,6 +100,7 @@ impl Record {
             began: SystemTime::now(),
             facts: None,
             sent: 0,
+            received: Arc::default(),
             broken: None,
             unfinished: false,
         }
@@ -106,7 +110,16 @@ impl Record {
     pub fn trace(&mut self, begun: (Span, Option<String>), request: (&hyper::Method, &str)) {
         (self.span, self.trace) = begun;
         if self.span.is_on() && !self.log {
-            (self.method, self.path) = (request.0.to_string(), request.1.to_owned());
+            (self.method, self.path) = (request.0.to_string(), shown(request.1).into_owned());
+        }
+    }
+
+    /// Takes note of what the policy decided, and has to say.
+    pub fn decided(&mut self, facts: &Facts) {
+        self.warnings = facts.take_warnings();
+        if let Some(decision) = facts.decision() {
+            self.decision = Some(decision.as_str());
+            self.policy = decision.policy();
         }
     }
 
@@ -128,6 +141,17 @@ impl Record {
     /// Bytes of the body that went out.
     pub fn sent(&self) -> u64 {
         self.sent
+    }
+
+    /// Bytes of the body of a push that came in.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
+    }
+
+    /// What a request does that is no pull, and the bytes that it brought.
+    fn written(&self) -> Option<(Action, u64)> {
+        let action = self.asked.as_ref()?.action();
+        (action != Action::Pull).then(|| (action, self.received()))
     }
 
     /// For how long it has been answered.
@@ -155,16 +179,18 @@ impl Record {
         span.text("url.path", &self.path);
         span.text("client.address", self.client);
         span.text("tidegate.request", &self.id);
-        if let Some(Pull { place, content, addressing, .. }) = &self.pull {
-            span.text("tidegate.registry", &place.registry);
-            span.text("tidegate.repository", &place.repository);
-            span.word("tidegate.addressing", addressing.as_str());
-            match content {
-                Content::Manifest(Reference::Tag(tag)) => span.text("tidegate.reference", tag),
-                Content::Manifest(Reference::Digest(digest)) | Content::Blob(digest) | Content::Referrers(digest) => {
-                    span.text("tidegate.digest", digest);
-                }
-                Content::Tags => {}
+        if let Some(asked) = &self.asked {
+            span.text("tidegate.registry", &asked.place().registry);
+            span.text("tidegate.repository", &asked.place().repository);
+            span.word("tidegate.addressing", asked.addressing().as_str());
+            match asked.reference() {
+                Some(Reference::Tag(tag)) => span.text("tidegate.reference", &tag),
+                Some(Reference::Digest(digest)) => span.text("tidegate.digest", digest),
+                None => {}
+            }
+            if asked.action() != Action::Pull {
+                span.word("tidegate.action", asked.action().as_str());
+                span.number("http.request.body.size", self.received());
             }
         }
         span.word("tidegate.source", source);
@@ -189,6 +215,15 @@ impl Record {
     }
 }
 
+/// A path without the name of an upload: who has that may write to it.
+fn shown(path: &str) -> Cow<'_, str> {
+    const UPLOADS: &str = "/blobs/uploads/";
+    match path.split_once(UPLOADS) {
+        Some((before, upload)) if !upload.is_empty() => Cow::Owned(format!("{before}{UPLOADS}...")),
+        _ => Cow::Borrowed(path),
+    }
+}
+
 /// Unique among the requests of this process; the start of the process makes it so among processes, as far as a
 /// person who reads a log needs it.
 pub(super) fn next_id() -> String {
@@ -203,12 +238,16 @@ pub(super) fn next_id() -> String {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        let content = self.pull.as_ref().map_or("other", |pull| Content::kind(&pull.content));
+        let content = self.asked.as_ref().map_or("other", Asked::kind);
         let source = self.source.map_or("none", Source::as_str);
         if std::thread::panicking() {
             self.status = 500;
         }
         self.metrics.in_flight.dec();
+        if let Some((action, _)) = self.written() {
+            let labels = Written { action: action.as_str(), content, status: self.status };
+            self.metrics.pushes.get_or_create(&labels).inc();
+        }
         self.metrics.requests.get_or_create(&RequestLabels { content, status: self.status, source }).inc();
         let answered = Answered { content, source };
         self.metrics.sent_bytes.get_or_create(&answered).inc_by(self.sent);
@@ -219,10 +258,10 @@ impl Drop for Record {
         if self.unfinished {
             self.broken.get_or_insert_with(|| "the connection ended before the body".to_owned());
         }
-        if let (Some(pull), Some(facts)) = (&self.pull, &self.facts)
+        if let (Some(asked), Some(facts)) = (&self.asked, &self.facts)
             && self.journal.is_on()
         {
-            note(&self.journal, line(self, self.began, pull, facts), facts);
+            note(&self.journal, line(self, self.began, asked, facts), facts);
         }
         if !self.log && !self.span.is_on() {
             return;
@@ -242,11 +281,13 @@ impl Drop for Record {
             subject = self.subject.as_ref().map(|subject| subject.escape_debug().to_string()),
             method = self.method,
             path = self.path.escape_debug().to_string(),
-            pull = self.pull.as_ref().map(ToString::to_string),
-            addressing = self.pull.as_ref().map(|pull| pull.addressing.as_str()),
+            action = self.written().map(|(action, _)| action.as_str()),
+            pull = self.asked.as_ref().map(ToString::to_string),
+            addressing = self.asked.as_ref().map(|asked| asked.addressing().as_str()),
             status = self.status,
             source,
             sent_bytes = self.sent,
+            received_bytes = self.written().map(|(_, received)| received),
             elapsed_ms,
             decision = self.decision,
             policy = self.policy,

@@ -53,6 +53,18 @@ struct Known {
     /// What the registry asked for last, to answer it where no challenge is at hand.
     challenge: Option<Challenge>,
     failed: Option<(Instant, Failure)>,
+    /// It was answered without any grant.
+    open: bool,
+}
+
+/// What is known before a request that cannot be made twice.
+pub(super) enum Ready {
+    /// A grant that holds.
+    With(Grant),
+    /// None is needed.
+    Without,
+    /// Nobody knows yet.
+    Unknown,
 }
 
 type Slot = Arc<tokio::sync::Mutex<Known>>;
@@ -109,6 +121,30 @@ impl Grants {
         Ok(known.grant.clone().filter(Grant::holds))
     }
 
+    /// What there is for a request that cannot be made twice: a grant that has ended is renewed before.
+    ///
+    /// # Errors
+    /// None could be had.
+    pub async fn ready(&self, asker: Asker) -> Result<Ready, Failure> {
+        let slot = self.slot(&asker.wanted);
+        {
+            let known = slot.lock().await;
+            known.lately_failed()?;
+            match &known.grant {
+                Some(grant) if grant.holds() => return Ok(Ready::With(grant.clone())),
+                None if known.open => return Ok(Ready::Without),
+                None if known.challenge.is_none() => return Ok(Ready::Unknown),
+                _ => {}
+            }
+        }
+        Ok(self.renew(asker, None, None).await?.map_or(Ready::Unknown, Ready::With))
+    }
+
+    /// Takes note that a request without a grant was answered.
+    pub async fn note_open(&self, wanted: &For) {
+        self.slot(wanted).lock().await.open = true;
+    }
+
     /// Gets a new grant after `refused` was not enough. Many pulls that wait for one share one request, and its
     /// failure. `challenge`: what the registry asks for; none: as before.
     ///
@@ -134,7 +170,7 @@ impl Grants {
             return Ok(Some(newer.clone()));
         }
         let Some(challenge) = challenge.or_else(|| known.challenge.clone()) else { return Ok(None) };
-        known.grant = None;
+        (known.grant, known.open) = (None, false);
         known.challenge = Some(challenge.clone());
         let refused = refused.map(Grant::header);
         let asking = tokio::spawn(async move {

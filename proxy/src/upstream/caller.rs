@@ -5,7 +5,6 @@ use std::sync::{Arc, LazyLock};
 use ring::hmac;
 use ring::rand::SystemRandom;
 
-use super::Ask;
 use crate::config::Reach;
 use crate::oci::Credentials;
 
@@ -48,8 +47,12 @@ pub(super) enum By {
 }
 
 /// Whose credentials a registry is to be asked with, and which they are where they are a caller's.
-pub(super) fn by(ask: &Ask<'_>, reach: &Reach) -> (By, Option<Arc<Credentials>>) {
-    match (ask.by, ask.credentials) {
+pub(super) fn by(
+    asked: As,
+    credentials: Option<&Arc<Credentials>>,
+    reach: &Reach,
+) -> (By, Option<Arc<Credentials>>) {
+    match (asked, credentials) {
         (As::Mirror, None) => (By::Mirror, None),
         (As::Mirror, Some(_)) if !reach.callers.credentials => (By::Mirror, None),
         (As::Caller, None) => (By::Nobody, None),

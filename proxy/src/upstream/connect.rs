@@ -22,6 +22,7 @@ use url::{Host, Url};
 use super::dial::{Connector, NoConnection, Proxy, Used, explain, root, tls_error};
 use super::egress::{self, Environment};
 use super::names::{Names, NotPublic, Resolver};
+use super::outgoing::Outgoing;
 use super::trust::{Print, Sources, System, folders};
 use crate::config::{Config, Egress, Reach, Trust, Way, is_public};
 use crate::oci::{Failure, Registry};
@@ -37,8 +38,8 @@ const HOSTS_MAX: usize = 512;
 /// How often the files of a host's trust are looked at.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// A client for small requests.
-type Http = Client<Connector, Full<Bytes>>;
+/// A client of one host.
+type Http = Client<Connector, Outgoing>;
 
 /// All clients of this process.
 pub(super) struct Clients {
@@ -92,17 +93,23 @@ impl HostClient {
         if let Some(authorization) = &self.authorization {
             request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
         }
-        let first = self.http.request(request.clone()).await;
+        let first = self.http.request(request.clone().map(Outgoing::from)).await;
         let answer = match first {
-            // Once more, on another connection; all that is sent here changes nothing there.
-            Err(err) if is_stale(&err) => self.http.request(request).await,
+            // Once more, on another connection; nothing that is sent here does more the second time.
+            Err(err) if is_stale(&err) => self.http.request(request.map(Outgoing::from)).await,
             first => first,
         };
-        let answer = answer.map_err(|err| failure(&err))?;
-        if let Some(used) = answer.extensions().get::<Used>() {
-            used.note();
+        Ok(noted(answer.map_err(|err| failure(&err))?))
+    }
+
+    /// Sends a request whose body comes from elsewhere, once. An error says too whether the connection had been kept from
+    /// an earlier request, and may have been closed before this one.
+    pub async fn send_fed(&self, mut request: Request<Outgoing>) -> Result<Response<Incoming>, (Failure, bool)> {
+        if let Some(authorization) = &self.authorization {
+            request.headers_mut().insert(PROXY_AUTHORIZATION, authorization.clone());
         }
-        Ok(answer)
+        let answer = self.http.request(request).await.map_err(|err| (failure(&err), is_stale(&err)))?;
+        Ok(noted(answer))
     }
 }
 
@@ -328,6 +335,14 @@ impl Maker {
         let sources = Sources { trust: Trust::default(), folders };
         self.system.config(&sources, &sources.print(None))
     }
+}
+
+/// Takes note that the connection of an answer has been used.
+fn noted(answer: Response<Incoming>) -> Response<Incoming> {
+    if let Some(used) = answer.extensions().get::<Used>() {
+        used.note();
+    }
+    answer
 }
 
 /// Whether a connection that was kept from an earlier request turned out to be closed.

@@ -12,6 +12,8 @@ mod health;
 mod helper;
 mod limits;
 mod names;
+mod outgoing;
+mod push;
 mod secret;
 mod token;
 mod trust;
@@ -25,7 +27,8 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RANGE, USER_AGENT, VIA, WWW_AUTHENTICATE,
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, GetAll, HeaderMap, HeaderValue, LOCATION, RANGE, USER_AGENT, VIA,
+    WWW_AUTHENTICATE,
 };
 use hyper::{Request, Response, StatusCode};
 use url::Url;
@@ -44,6 +47,7 @@ use tunnel::Tunnels;
 
 pub use answer::{Answer, Received};
 pub use caller::{As, Fingerprint};
+pub use push::{Brought, Offer, Said, To, Unsent};
 pub use tunnel::{NoTunnel, Tunnel};
 pub use via::{Loop, Via};
 
@@ -207,7 +211,7 @@ impl Upstreams {
         let query = if ask.query.is_empty() { String::new() } else { format!("?{}", ask.query) };
         let path = format!("/v2/{}/{}{query}", ask.place.repository, ask.resource);
         let url = reach.url.join(&path).map_err(|err| Failure::Other(format!("no address: {err}")))?;
-        let (by, credentials) = caller::by(ask, reach);
+        let (by, credentials) = caller::by(ask.by, ask.credentials, reach);
         let wanted = For { place: ask.place.clone(), action: Action::Pull, by };
         let grant = self.grants.known(&wanted).await?;
         let (answer, host) = self.follow(ask, reach, url.clone(), grant.as_ref()).await?;
@@ -215,7 +219,7 @@ impl Upstreams {
             return Ok(answer);
         }
         let challenge = match host {
-            None => Some(challenge_of(&answer, ask)?),
+            None => Some(challenge_in(answer.headers().get_all(WWW_AUTHENTICATE), ask.place)?),
             // A host that a redirect led to refuses what the registry gave us for it. What it asks for itself is not
             // answered; the registry is asked for another way, with a grant that is as new.
             Some(_) => None,
@@ -287,10 +291,9 @@ fn warn_of(config: &Config, before: Option<&Config>) {
     }
 }
 
-fn challenge_of(answer: &Response<Incoming>, ask: &Ask<'_>) -> Result<Challenge, Failure> {
-    let values = answer.headers().get_all(WWW_AUTHENTICATE);
+fn challenge_in(values: GetAll<'_, HeaderValue>, place: &Place) -> Result<Challenge, Failure> {
     challenge::parse(values.iter().filter_map(|value| value.to_str().ok())).ok_or_else(|| {
-        let reason = format!("{} answers 401 without a challenge that can be answered", ask.place.registry);
+        let reason = format!("{} answers 401 without a challenge that can be answered", place.registry);
         Failure::Auth { reason, refused: true }
     })
 }

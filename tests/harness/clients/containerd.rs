@@ -55,6 +55,12 @@ impl Containerd {
         output(command.args(["images", "pull", "--snapshotter", "native", "--hosts-dir"]).arg(hosts).arg(image))
     }
 
+    /// Pushes an image that it has pulled to a registry, under a name of it.
+    pub fn push(&self, image: &str, name: &str) -> Result<String, String> {
+        self.ctr(&["images", "tag", "--force", &format!("docker.io/{image}"), name])?;
+        self.ctr(&["images", "push", "--plain-http", name])
+    }
+
     /// Pulls an image of docker.io as a user (`NAME:PASSWORD`).
     pub fn pull_as(&self, user: &str, image: &str) -> Result<String, String> {
         let hosts = self.folder.path().join("hosts").display().to_string();

@@ -1,6 +1,7 @@
 //! Docker Engine, with the classic image store: `registry-mirrors`, so neither `ns` nor a host in the path.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -68,6 +69,12 @@ impl Docker {
     /// What the daemon logs: the answers of a mirror stand only there.
     pub fn log(&self) -> String {
         self.daemon.log()
+    }
+
+    /// Makes an image of an archive, under a name of a registry, and pushes it there.
+    pub fn import_and_push(&self, archive: &Path, name: &str) -> Result<String, String> {
+        self.docker(&["import", &archive.display().to_string(), name])?;
+        digest(&self.docker(&["push", name])?)
     }
 
     /// Runs a command of it. Gives what it printed.

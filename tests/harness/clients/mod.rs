@@ -1,10 +1,10 @@
 //! The clients that people use, each with folders of its own.
 
-mod buildah;
+pub mod buildah;
 mod containerd;
 mod docker;
 mod podman;
-mod skopeo;
+pub mod skopeo;
 
 use std::fs;
 use std::process::Command;

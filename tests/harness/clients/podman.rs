@@ -19,6 +19,12 @@ impl Podman {
         Self { folder: only_mirror(mirror) }
     }
 
+    /// Pushes an image that it has pulled to a registry, under a name of it.
+    pub fn push(&self, image: &str, name: &str) -> Result<String, String> {
+        let policy = self.folder.path().join("policy.json").display().to_string();
+        self.podman(&["push", "--tls-verify=false", "--signature-policy", &policy, &format!("docker.io/{image}"), name])
+    }
+
     /// Runs a command of it. Gives what it printed.
     pub fn podman(&self, arguments: &[&str]) -> Result<String, String> {
         let at = |name: &str| self.folder.path().join(name);

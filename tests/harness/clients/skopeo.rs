@@ -1,6 +1,7 @@
 //! Skopeo, which copies an image to a folder: it names the mirror, and the registry in the path.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -21,6 +22,16 @@ impl Skopeo {
     pub fn new(mirror: &str) -> Self {
         Self { mirror: mirror.to_owned(), folder: tempfile::tempdir().unwrap() }
     }
+}
+
+/// Copies an image layout's image to a registry, under a name of it.
+pub fn copy(layout: &Path, name: &str) -> Result<String, String> {
+    output(
+        offline(&mut Command::new("skopeo"))
+            .args(["--insecure-policy", "copy", "--preserve-digests", "--dest-tls-verify=false"])
+            .arg(format!("oci:{}:image", layout.display()))
+            .arg(format!("docker://{name}")),
+    )
 }
 
 impl Client for Skopeo {

@@ -107,8 +107,13 @@ impl Guard {
                 let repository = seen.path.trim_start_matches("/v2/");
                 let end =
                     ["/manifests/", "/blobs/", "/tags/", "/referrers/"].iter().find_map(|part| repository.find(part));
+                let actions = match seen.method.as_str() {
+                    "GET" | "HEAD" => "pull",
+                    "DELETE" => "delete",
+                    _ => "pull,push",
+                };
                 let scope =
-                    end.map_or(String::new(), |end| format!(",scope=\"repository:{}:pull\"", &repository[..end]));
+                    end.map_or(String::new(), |end| format!(",scope=\"repository:{}:{actions}\"", &repository[..end]));
                 let valid = &tokens.inner.lock().unwrap_or_else(PoisonError::into_inner).valid;
                 (valid.contains(credential), format!("Bearer realm=\"{realm}\",service=\"fake\"{scope}"))
             }

@@ -59,5 +59,5 @@ fn question() -> Question {
     let client = IpAddr::from([10, 0, 0, 7]);
     let facts = Facts::new("bench".to_owned(), client, "containerd/v2.1.0".to_owned(), accept, Vec::new());
     let given = Arc::new(Given::default());
-    Question { pull: Arc::new(pull), facts: Arc::new(facts), lookups: given, image: Some(image), dry_run: false }
+    Question { asked: pull.into(), facts: Arc::new(facts), lookups: given, image: Some(image), dry_run: false }
 }

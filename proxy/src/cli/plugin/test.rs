@@ -76,7 +76,7 @@ async fn run(alone: &Alone, case: &Case) -> Vec<Difference> {
         Facts::new("test".to_owned(), case.client, case.user_agent.clone(), case.accept.clone(), case.headers.clone());
     facts.identity.clone_from(&case.identity);
     let question = Question {
-        pull: Arc::new(case.pull.clone()),
+        asked: case.pull.clone().into(),
         facts: Arc::new(facts),
         lookups: Arc::new(case.given.clone()),
         image: case.image.clone(),

@@ -32,24 +32,42 @@ const FORM_MAX: usize = 32 << 10;
 /// How long a form may take.
 const FORM_TIME: Duration = Duration::from_secs(10);
 
+/// How the client called us, and for what.
+pub struct Called {
+    origin: String,
+    scope: Option<String>,
+}
+
+impl Called {
+    /// The header `WWW-Authenticate`. Bearer alone: docker takes Basic, where it is offered too, even when it has no
+    /// user, and gives up. Who sends Basic unasked is let in all the same.
+    pub fn challenge(&self, asks: Challenge) -> String {
+        let mut text = format!("Bearer realm=\"{}{PATH}\",service=\"{SERVICE}\"", self.origin);
+        if let Some(scope) = &self.scope {
+            let _ = write!(text, ",scope=\"{scope}\"");
+        }
+        if asks == Challenge::Renew {
+            text.push_str(",error=\"invalid_token\"");
+        }
+        text
+    }
+}
+
 impl Asking<'_> {
     /// Whether a request is one for a token.
     pub fn is_for_token(&self, path: &str) -> bool {
         path == PATH && self.challenges()
     }
 
-    /// The header `WWW-Authenticate`. Bearer alone: docker takes Basic, where it is offered too, even when it has no
-    /// user, and gives up. Who sends Basic unasked is let in all the same.
-    pub fn challenge<B>(&self, request: &Request<B>, asks: Challenge) -> String {
-        let mut text = format!("Bearer realm=\"{}{PATH}\",service=\"{SERVICE}\"", self.origin(request));
-        if let Some(repository) = repository(request.uri().path()) {
-            let actions = if matches!(*request.method(), Method::GET | Method::HEAD) { "pull" } else { "pull,push" };
-            let _ = write!(text, ",scope=\"repository:{repository}:{actions}\"");
-        }
-        if asks == Challenge::Renew {
-            text.push_str(",error=\"invalid_token\"");
-        }
-        text
+    /// What a challenge to this request would name. None where nobody is challenged.
+    pub fn called<B>(&self, request: &Request<B>) -> Option<Called> {
+        self.challenges().then(|| {
+            let scope = repository(request.uri().path()).map(|repository| {
+                let pulls = matches!(*request.method(), Method::GET | Method::HEAD);
+                format!("repository:{repository}:{}", if pulls { "pull" } else { "pull,push" })
+            });
+            Called { origin: self.origin(request), scope }
+        })
     }
 
     /// How the client called us: it finds us there again.
@@ -86,7 +104,7 @@ impl Asking<'_> {
             }
             _ => Err(refuse(405, "tokens are had by GET, or by POST of a form")),
         };
-        let (known, offline) = admitted.map_err(|told| told.challenging(|_| format!("Basic realm=\"{SERVICE}\"")))?;
+        let (known, offline) = admitted.map_err(|told| told.challenging(|_| Some(format!("Basic realm=\"{SERVICE}\""))))?;
         record.known(known.identity.as_ref());
         let token = self.who.token(Purpose::Access, &known);
         let mut answer = json!({
@@ -169,7 +187,7 @@ mod tests {
 
     #[test]
     fn the_realm_is_where_the_client_found_us() {
-        let config = Config::parse("", "t").expect("a configuration");
+        let config = Config::parse("[registries.\"quay.io\"]\nauthorize = \"caller\"", "t").expect("a configuration");
         let who = Who::new("/nonexistent".into());
         let asked = |secure, proxied, path: &str, fields: &[(&str, &str)]| {
             let mut request = Request::get(path);
@@ -179,7 +197,8 @@ mod tests {
             let address: std::net::SocketAddr = "127.0.0.1:9".parse().expect("an address");
             let peer = Peer { secure, proxied, ..Peer::at(address) };
             let asking = Asking { who: &who, config: &config, peer: &peer, client: address.ip() };
-            asking.challenge(&request.body(()).expect("a request"), Challenge::Ask)
+            let called = asking.called(&request.body(()).expect("a request"));
+            called.expect("somebody is challenged").challenge(Challenge::Ask)
         };
         let host = ("host", "mirror.lan:5000");
         let forwarded = ("x-forwarded-proto", "https");

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use tidegate_sdk::{
-    Admission, Attempt, CachedTag, Candidate, Config, Denial, Fallback, File, Finding, Freshness, Identity, Inspection,
+    Action, Admission, Attempt, CachedTag, Candidate, Config, Denial, Fallback, File, Finding, Freshness, Identity, Inspection,
     Lifecycle, Pair, Request, Routes, Routing, Rule, Step, Verdict, call, clock, image, log, metrics, registry, state,
 };
 
@@ -54,7 +54,8 @@ impl Admission for Puppet {
         let word = line("admission");
         act(&word);
         match word.as_str() {
-            "deny" => Verdict::deny(format!("{request} is denied by the puppet")),
+            "read-only" if request.action == Action::Pull => Verdict::Allow,
+            "deny" | "read-only" => Verdict::deny(format!("{request} is denied by the puppet")),
             "cached-only" => Verdict::CachedOnly,
             "tell" => Verdict::deny(facts()),
             "who" => Verdict::deny(who()),
