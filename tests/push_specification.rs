@@ -1,5 +1,7 @@
 //! Every request that the distribution specification has is answered through the proxy as docker-registry answers it.
 
+use std::fmt::Write as _;
+
 use serde_json::{Value, json};
 use tidegate_tests::content::{noise, sha256};
 use tidegate_tests::http::{self, Answer};
@@ -47,7 +49,7 @@ impl Client {
         let mut line = format!("{what}: {method} {}", answer.status);
         for name in HEADERS {
             if let Some(value) = answer.fields.get(name) {
-                line += &format!(" | {name}: {}", self.same(value));
+                let _ = write!(line, " | {name}: {}", self.same(value));
             }
         }
         if answer.status >= 400 && method != "HEAD" {
@@ -55,10 +57,10 @@ impl Client {
             let code = serde_json::from_slice(&answer.body).ok().and_then(|body: Value| {
                 body["errors"][0]["code"].as_str().filter(|code| CODES.contains(code)).map(str::to_owned)
             });
-            line += &format!(" | {}", code.unwrap_or_default());
+            let _ = write!(line, " | {}", code.unwrap_or_default());
         }
         if answer.status == 200 || answer.status == 206 {
-            line += &format!(" | {} bytes {}", answer.body.len(), sha256(&answer.body));
+            let _ = write!(line, " | {} bytes {}", answer.body.len(), sha256(&answer.body));
         }
         self.told.push(line);
         answer

@@ -26,9 +26,10 @@ use crate::pull::{self, Caller, Core, Live, Offered, Written};
 
 /// Answers a method that an endpoint does not have. `allowed`: those that it has where pushes are taken.
 pub(super) fn not_allowed(live: &Live, registry: &Registry, allowed: &'static str) -> Told {
-    let (allow, why) = match live.config.pushes(registry) {
-        true => (allowed, "a registry does not have this method here".to_owned()),
-        false => ("GET, HEAD", read_only(registry)),
+    let (allow, why) = if live.config.pushes(registry) {
+        (allowed, "a registry does not have this method here".to_owned())
+    } else {
+        ("GET, HEAD", read_only(registry))
     };
     Told { close: true, allow, ..Told::new(405, Code::Unsupported, why) }
 }
@@ -68,7 +69,7 @@ where
         return refuse("content is stored as its digest names it: send it without Content-Encoding");
     }
     if body.is_end_stream() {
-        return Ok(response(pull::push(core, live, push.clone(), offered(headers, None), caller).await?));
+        return Ok(response(&pull::push(core, live, push.clone(), offered(headers, None), caller).await?));
     }
     let length = body.size_hint().exact();
     let (stall, taken) = (live.config.limits.write_stall, Taken::new(peer, record));
@@ -77,7 +78,7 @@ where
     let result = pull::push(core, live, push.clone(), offered(headers, body), caller).await;
     // What is left of a body that nobody reads could be taken for the next request.
     let close = !ended.load(Ordering::Acquire);
-    let mut response = response(result.map_err(|err| Told { close, ..err.into() })?);
+    let mut response = response(&result.map_err(|err| Told { close, ..err.into() })?);
     if close {
         put(response.headers_mut(), CONNECTION, "close");
     }
@@ -89,7 +90,7 @@ fn offered(headers: &HeaderMap, body: Option<(Chunks, Option<u64>)>) -> Offered 
     Offered { media_type: text(CONTENT_TYPE), range: text(CONTENT_RANGE), body }
 }
 
-fn response(written: Written) -> Response<Sent> {
+fn response(written: &Written) -> Response<Sent> {
     let mut response = Response::new(Sent::empty());
     let status = StatusCode::from_u16(written.status).unwrap_or(StatusCode::OK);
     *response.status_mut() = status;

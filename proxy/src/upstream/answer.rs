@@ -223,7 +223,7 @@ impl Answer {
 }
 
 /// How fast a body comes, over a window that moves on with the time in which it is waited for.
-struct Pace {
+pub(super) struct Pace {
     window: Duration,
     /// What a window must bring. Units: bytes.
     least: u64,
@@ -234,13 +234,13 @@ struct Pace {
 }
 
 impl Pace {
-    fn new(window: Duration, rate: u64) -> Self {
+    pub fn new(window: Duration, rate: u64) -> Self {
         let least = u64::try_from(u128::from(rate) * window.as_millis() / 1000).unwrap_or(u64::MAX);
         Self { window, least, waited: Duration::ZERO, bytes: 0, marks: VecDeque::from([(Duration::ZERO, 0)]) }
     }
 
     /// Takes note of bytes that came after a wait, and says whether the body still comes fast enough.
-    fn keeps(&mut self, waited: Duration, bytes: u64) -> bool {
+    pub fn keeps(&mut self, waited: Duration, bytes: u64) -> bool {
         self.waited += waited;
         self.bytes += bytes;
         // The latest mark that is a whole window old.

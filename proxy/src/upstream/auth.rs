@@ -234,8 +234,8 @@ async fn answer(asker: &Asker, challenge: &Challenge) -> Result<Grant, Failure> 
             Err(refusal(format!("{registry} asks for a user and a password; set `username` and `password_file`")))
         }
         (Challenge::Bearer { realm, service, scope }, secret) => {
-            let asked = Wanted { realm, service: service.as_deref(), scope: scope.as_deref() };
-            let (header, life) = token::fetch(clients, reach, wanted, asked, secret.as_ref(), limit).await?;
+            let told = Wanted { realm, service: service.as_deref(), scope: scope.as_deref() };
+            let (header, life) = token::fetch(clients, reach, wanted, told, secret.as_ref(), limit).await?;
             Ok(Grant::new(header, Some(life)))
         }
     }

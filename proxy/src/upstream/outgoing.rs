@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use tokio::sync::{Notify, mpsc};
 
+use super::answer::Pace;
 use crate::body::{Chunks, Short};
 
 /// What is sent to an upstream.
@@ -44,6 +45,17 @@ struct Begun {
 pub(super) struct Feed {
     parts: mpsc::Sender<Part>,
     begun: Arc<Begun>,
+}
+
+/// How long both ends are waited for.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// How long the upstream may take nothing.
+    pub upstream: Duration,
+    /// In which time the client must bring what the least rate makes of it.
+    pub client: Duration,
+    /// Units: bytes a second.
+    pub min_rate: u64,
 }
 
 /// Why a body was not handed on to its end.
@@ -84,8 +96,8 @@ impl Feed {
         self.begun.yes.load(Ordering::Acquire)
     }
 
-    /// Hands a body on, one chunk ahead of the upstream, which may take nothing for `stall` at the most.
-    pub async fn pump(&self, chunks: &mut Chunks, stall: Duration) -> Result<(), Unfed> {
+    /// Hands a body on, one chunk ahead of the upstream.
+    pub async fn pump(&self, chunks: &mut Chunks, patience: Patience) -> Result<(), Unfed> {
         // Nobody is asked to send before there is a connection that takes it.
         while !self.has_begun() {
             tokio::select! {
@@ -93,18 +105,23 @@ impl Feed {
                 () = self.parts.closed() => return Err(Unfed::Gone),
             }
         }
+        let mut pace = Pace::new(patience.client, patience.min_rate);
         loop {
+            let began = Instant::now();
             let part = tokio::select! {
                 chunk = chunks.next() => match chunk {
                     None => Part::End,
                     Some(Ok(chunk)) if chunk.is_empty() => continue,
+                    Some(Ok(chunk)) if !pace.keeps(began.elapsed(), chunk.len() as u64) => {
+                        return Err(Unfed::Sender(Short("it comes too slowly".to_owned())));
+                    }
                     Some(Ok(chunk)) => Part::Data(chunk),
                     Some(Err(short)) => return Err(Unfed::Sender(short)),
                 },
                 () = self.parts.closed() => return Err(Unfed::Gone),
             };
             let ends = matches!(part, Part::End);
-            match tokio::time::timeout(stall, self.parts.send(part)).await {
+            match tokio::time::timeout(patience.upstream, self.parts.send(part)).await {
                 Err(_) => return Err(Unfed::Stalled),
                 // With the last byte of a length that was promised, the end is known.
                 Ok(_) if ends => return Ok(()),
@@ -173,6 +190,9 @@ mod tests {
 
     use super::*;
 
+    const PATIENT: Patience =
+        Patience { upstream: Duration::from_mins(1), client: Duration::from_mins(1), min_rate: 1024 };
+
     fn chunks(parts: Vec<Result<Bytes, Short>>) -> Chunks {
         Box::pin(futures_util::stream::iter(parts))
     }
@@ -182,13 +202,13 @@ mod tests {
         let mut sent = chunks(vec![Ok(Bytes::from_static(b"half")), Err(Short("gone".to_owned()))]);
         let (body, feed) = Outgoing::fed(None);
         let feeding = async {
-            let fed = feed.pump(&mut sent, Duration::from_mins(1)).await;
+            let ended = feed.pump(&mut sent, PATIENT).await;
             drop(feed);
-            fed
+            ended
         };
-        let (taken, fed) = tokio::join!(body.collect(), feeding);
+        let (taken, ended) = tokio::join!(body.collect(), feeding);
         assert!(taken.is_err());
-        assert!(matches!(fed, Err(Unfed::Sender(_))));
+        assert!(matches!(ended, Err(Unfed::Sender(_))));
     }
 
     #[tokio::test]
@@ -197,9 +217,9 @@ mod tests {
         let (body, feed) = Outgoing::fed(Some(4));
         assert_eq!(body.size_hint().exact(), Some(4));
         assert!(!feed.has_begun());
-        let (taken, fed) = tokio::join!(body.collect(), feed.pump(&mut sent, Duration::from_mins(1)));
+        let (taken, ended) = tokio::join!(body.collect(), feed.pump(&mut sent, PATIENT));
         assert_eq!(taken.map(|taken| taken.to_bytes()).ok().as_deref(), Some(&b"half"[..]));
-        assert!(fed.is_ok() && feed.has_begun());
+        assert!(ended.is_ok() && feed.has_begun());
     }
 
     #[tokio::test]
@@ -209,9 +229,24 @@ mod tests {
         let first = async {
             let _ = body.frame().await;
         };
-        let (fed, ()) = tokio::join!(feed.pump(&mut sent, Duration::from_millis(20)), first);
-        assert!(matches!(fed, Err(Unfed::Stalled)), "{fed:?}");
+        let (ended, ()) =
+            tokio::join!(feed.pump(&mut sent, Patience { upstream: Duration::from_millis(20), ..PATIENT }), first);
+        assert!(matches!(ended, Err(Unfed::Stalled)), "{ended:?}");
         drop(body);
-        assert!(matches!(feed.pump(&mut sent, Duration::from_mins(1)).await, Err(Unfed::Gone)));
+        assert!(matches!(feed.pump(&mut sent, PATIENT).await, Err(Unfed::Gone)));
+    }
+
+    #[tokio::test]
+    async fn u3_a_body_that_drips_is_given_up() {
+        let drip = futures_util::stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            Some((Ok(Bytes::from_static(b"x")), ()))
+        });
+        let (body, feed) = Outgoing::fed(None);
+        let taken = tokio::spawn(body.collect());
+        let patience = Patience { client: Duration::from_millis(100), min_rate: 1 << 20, ..PATIENT };
+        let ended = feed.pump(&mut (Box::pin(drip) as Chunks), patience).await;
+        assert!(matches!(&ended, Err(Unfed::Sender(Short(why))) if why.contains("slowly")), "{ended:?}");
+        taken.abort();
     }
 }

@@ -17,7 +17,7 @@ use url::Url;
 
 use super::auth::{Asker, For, Grant, Ready};
 use super::caller::{self, As};
-use super::outgoing::{Outgoing, Unfed};
+use super::outgoing::{Outgoing, Patience, Unfed};
 use super::{REDIRECTS_MAX, Upstreams, Via, challenge_in, redirect};
 use crate::body::{Chunks, Short};
 use crate::config::Reach;
@@ -199,16 +199,18 @@ impl Upstreams {
         let own = url.origin() == reach.url.origin();
         let grant = if own { self.grant_before(offer, asker.clone()).await? } else { None };
         let client = self.clients.client(&offer.place.registry, reach, &url).await?;
+        let limits = &self.config.limits;
+        let patience =
+            Patience { upstream: limits.upstream_idle, client: limits.write_stall, min_rate: limits.upstream_min_rate };
         let mut again = true;
         let answer = loop {
             let (body, feed) = Outgoing::fed(length);
             let request = offer.request(&url, grant.as_ref()).body(body).map_err(|err| no_request(&err))?;
             let mut sending = pin!(client.send_fed(request));
-            let idle = self.config.limits.upstream_idle;
             let sent = tokio::select! {
                 biased;
                 sent = &mut sending => sent,
-                fed = feed.pump(&mut chunks, idle) => match fed {
+                ended = feed.pump(&mut chunks, patience) => match ended {
                     Err(Unfed::Sender(short)) => return Err(Unsent::Client(short)),
                     Err(Unfed::Stalled) => return Err(Failure::Timeout.into()),
                     Ok(()) | Err(Unfed::Gone) => {
@@ -243,8 +245,8 @@ impl Upstreams {
         let url = address(&reach, "")?;
         let client = self.clients.client(&offer.place.registry, &reach, &url).await?;
         let request = Request::get(url.as_str()).header(USER_AGENT, AGENT).body(Full::default());
-        let asked = client.send(request.map_err(|err| no_request(&err))?);
-        let answer = tokio::time::timeout(self.config.limits.upstream_headers, asked);
+        let sent = client.send(request.map_err(|err| no_request(&err))?);
+        let answer = tokio::time::timeout(self.config.limits.upstream_headers, sent);
         let answer = answer.await.map_err(|_| Failure::Timeout)??;
         if answer.status() != StatusCode::UNAUTHORIZED {
             self.grants.note_open(&asker.wanted).await;

@@ -244,7 +244,9 @@ impl Pushing {
     /// Writes a manifest. It is small, so it is held, and known to the cache as soon as the registry has it.
     async fn manifest(self, reference: Reference, mut offered: Offered) -> Result<Written, Error> {
         let place = self.place().await?;
-        let bytes = self.collect(offered.body.take()).await?;
+        let slow = |_| self.error(Cause::Client("it comes too slowly".to_owned()));
+        let collected = tokio::time::timeout(self.live.config.limits.upstream_push, self.collect(offered.body.take()));
+        let bytes = collected.await.map_err(slow)??;
         self.detached(move |pushing| async move { pushing.put_manifest(&place, reference, offered, bytes).await }).await
     }
 
