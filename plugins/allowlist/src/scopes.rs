@@ -13,7 +13,7 @@ pub struct Scopes {
     file: String,
     kind: Kind,
     /// By scope, as images are named by the host.
-    scopes: HashMap<String, Rule>,
+    rules: HashMap<String, Rule>,
     /// Repositories of which a tag or a digest is accepted: their digests pass, since a tag is pulled by them.
     accepted_in_part: HashSet<String>,
     /// Of what no scope covers.
@@ -86,8 +86,8 @@ impl Scopes {
     }
 
     fn new(file: &str, kind: Kind, default: Rule) -> Self {
-        let (scopes, accepted_in_part) = Default::default();
-        Self { file: file.to_owned(), kind, scopes, accepted_in_part, default }
+        let (rules, accepted_in_part) = Default::default();
+        Self { file: file.to_owned(), kind, rules, accepted_in_part, default }
     }
 
     fn add(&mut self, text: &Text, accepts: bool) -> Result<(), String> {
@@ -97,7 +97,7 @@ impl Scopes {
         if is_part && accepts {
             self.accepted_in_part.insert(image.to_owned());
         }
-        self.scopes.insert(key, Rule { accepts, line: text.line });
+        self.rules.insert(key, Rule { accepts, line: text.line });
         Ok(())
     }
 
@@ -136,7 +136,7 @@ impl Scopes {
     /// longest on, the registry, then `*.` and each end of the host, whatever its port. For what a cluster blocks, a
     /// scope without a port covers every port.
     fn find(&self, request: &Request, repository: &str) -> Option<(String, Rule)> {
-        let at = |scope: &str| self.scopes.get(scope).map(|rule| (scope.to_owned(), *rule));
+        let at = |scope: &str| self.rules.get(scope).map(|rule| (scope.to_owned(), *rule));
         let exact = match &request.reference {
             Reference::Tag(tag) => at(&format!("{repository}:{tag}")),
             Reference::Digest(digest) => at(&format!("{repository}@{digest}")),
@@ -190,7 +190,7 @@ fn repository_of(scope: &str) -> (&str, bool) {
 
 impl fmt::Display for Scopes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = self.scopes.len();
+        let count = self.rules.len();
         match self.kind {
             Kind::Allowed => write!(f, "{}: allowedRegistries {count}", self.file),
             Kind::Blocked => write!(f, "{}: blockedRegistries {count}", self.file),
