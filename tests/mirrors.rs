@@ -128,6 +128,49 @@ struct Scene {
     is_index: bool,
 }
 
+impl Scene {
+    /// Puts an image where it is held. Gives what clients call it.
+    fn put(&self, net: &Net, name: &str) -> String {
+        let image = Image::new(name, &[20_000, 10_000]);
+        let (holder, path) = self.holds;
+        let held = format!("{path}{name}:1");
+        let digest = if self.is_index {
+            let other = Image::new("another platform", &[1_000]);
+            net.fake(holder).put_index(&[(&image, "linux/amd64"), (&other, "linux/s390x")], &held)
+        } else {
+            net.fake(holder).put_image(&image, &held);
+            image.digest()
+        };
+        let reference = if self.by_digest { format!("@{digest}") } else { ":1".to_owned() };
+        format!("{}/{name}{reference}", self.source)
+    }
+}
+
+/// Every way in which an image comes from a mirror or from its source.
+fn scenes() -> [Scene; 8] {
+    let open = |by_digest, holder: &'static str, path, is_index| Scene {
+        source: "registry.example.com",
+        by_digest,
+        holds: (holder, path),
+        is_index,
+    };
+    [
+        open(false, "registry.example.com", "", false),
+        open(false, "tags.example.com", "copy/of/", false),
+        open(false, "all.example.com", "", true),
+        open(false, "registry.example.com", "", true),
+        open(true, "digests.example.com", "", false),
+        open(true, "all.example.com", "", false),
+        open(true, "registry.example.com", "", true),
+        Scene {
+            source: "closed.example.com",
+            by_digest: false,
+            holds: ("tags.example.com", "closed/"),
+            is_index: true,
+        },
+    ]
+}
+
 /// The fake registries under their names.
 struct Net {
     fakes: Vec<(&'static str, Fake)>,
@@ -219,45 +262,13 @@ fn assert_reaches_the_same(test: &str, program: &str) {
     };
     fs::write(&through, REGISTRIES.iter().map(to_proxy).collect::<String>()).expect("written");
 
-    let open = |by_digest, holder: &'static str, path, is_index| Scene {
-        source: "registry.example.com",
-        by_digest,
-        holds: (holder, path),
-        is_index,
-    };
-    let scenes = [
-        open(false, "registry.example.com", "", false),
-        open(false, "tags.example.com", "copy/of/", false),
-        open(false, "all.example.com", "", true),
-        open(false, "registry.example.com", "", true),
-        open(true, "digests.example.com", "", false),
-        open(true, "all.example.com", "", false),
-        open(true, "registry.example.com", "", true),
-        Scene {
-            source: "closed.example.com",
-            by_digest: false,
-            holds: ("tags.example.com", "closed/"),
-            is_index: true,
-        },
-    ];
-    for (at, scene) in scenes.iter().enumerate() {
+    for (at, scene) in scenes().iter().enumerate() {
         // Podman is the slower one, and the same library asks.
         if program == "podman" && at % 2 == 0 {
             continue;
         }
         let name = format!("{program}-{at}/app");
-        let image = Image::new(&name, &[20_000, 10_000]);
-        let (holder, path) = scene.holds;
-        let held = format!("{path}{name}:1");
-        let digest = if scene.is_index {
-            let other = Image::new("another platform", &[1_000]);
-            net.fake(holder).put_index(&[(&image, "linux/amd64"), (&other, "linux/s390x")], &held)
-        } else {
-            net.fake(holder).put_image(&image, &held);
-            image.digest()
-        };
-        let reference = if scene.by_digest { format!("@{digest}") } else { ":1".to_owned() };
-        let image = format!("{}/{name}{reference}", scene.source);
+        let image = scene.put(&net, &name);
         let folder = folder.path().join(at.to_string());
         let mut asked = Vec::new();
         for conf in [&direct, &through] {
@@ -268,7 +279,7 @@ fn assert_reaches_the_same(test: &str, program: &str) {
             fs::remove_dir_all(&folder).expect("removed");
         }
         assert_eq!(asked[1], asked[0], "{image}: through the mirror, and without it");
-        assert_eq!(asked[0].last(), Some(&format!("{holder} blobs")), "{image}: {asked:?}");
+        assert_eq!(asked[0].last(), Some(&format!("{} blobs", scene.holds.0)), "{image}: {asked:?}");
     }
     // Both are kept from what is blocked and not mirrored so, by their own configuration or by the mirror.
     let name = format!("closed.example.com/blocked/app@{DIGEST}");
