@@ -63,3 +63,43 @@ impl Givers {
         gave.map(|giver| giver.place.clone()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Registry, Repository};
+
+    fn place(registry: &str) -> Place {
+        Place {
+            registry: Registry::parse(registry).expect("a registry"),
+            repository: Repository::parse("team/app").expect("a repository"),
+        }
+    }
+
+    #[test]
+    fn the_latest_giver_comes_first_and_each_repository_has_its_own() {
+        let (givers, digest) = (Givers::default(), Digest::sha256_of(b"layer"));
+        let (quay, other) = (place("quay.io"), place("ghcr.io"));
+        for registry in ["a.lan", "b.lan", "c.lan", "d.lan", "a.lan", "e.lan"] {
+            givers.note(&quay, [digest], &place(registry), Gave::Listed);
+        }
+        givers.note(&quay, [digest], &place("t.lan"), Gave::Tagged);
+        let gave = |named: &Place, how| {
+            let places = givers.of(named, digest, how);
+            places.iter().map(|place| place.registry.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(gave(&quay, Gave::Tagged), ["t.lan"]);
+        assert_eq!(gave(&quay, Gave::Listed), ["e.lan", "a.lan", "d.lan"]);
+        assert!(gave(&other, Gave::Listed).is_empty(), "what one repository gave says nothing of another");
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let (givers, quay) = (Givers::default(), place("quay.io"));
+        for manifest in 0..2 * DIGESTS_MAX / 100 {
+            let layers = (0..100).map(|layer| Digest::sha256_of(format!("{manifest}/{layer}").as_bytes()));
+            givers.note(&quay, layers, &quay, Gave::Listed);
+            assert!(givers.0.lock().expect("no panic").len() <= DIGESTS_MAX + 100);
+        }
+    }
+}
