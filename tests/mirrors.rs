@@ -247,12 +247,14 @@ fn assert_reaches_the_same(test: &str, program: &str) {
         "printf '127.0.0.1 localhost\\n{}\\n' >/run/tidegate-test-hosts\nmount --bind /run/tidegate-test-hosts /etc/hosts",
         hosts.join("\\n")
     );
+    // Built out here: in there it would be done with little time.
+    let plugin = mirrors();
     if !namespace::is_inside(test, &setup) {
         return;
     }
     let net = Net::start();
     let site = net.fakes.iter().fold(Site::new(), |site, (name, fake)| site.registry(name, &fake.url(), ""));
-    let proxy = site.with([("20-mirrors.wasm", &mirrors()), ("20-mirrors.conf", REGISTRIES_CONF.as_bytes())]).start();
+    let proxy = site.with([("20-mirrors.wasm", &plugin), ("20-mirrors.conf", REGISTRIES_CONF.as_bytes())]).start();
     let folder = tempfile::tempdir().expect("a folder");
     let direct = folder.path().join("direct.conf");
     fs::write(&direct, REGISTRIES_CONF).expect("written");

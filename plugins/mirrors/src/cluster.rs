@@ -102,10 +102,13 @@ impl Cluster {
             }
         }
         // And what is mirrored as a whole is mirrored in each entry below it that has no mirrors of its own.
+        if containers.entries.iter().all(|entry| !entry.mirrors.is_empty()) {
+            mirrored.clear();
+        }
         for scope in mirrored {
             let mirrors = containers.entry(&scope, "").mirrors.clone();
             for entry in &mut containers.entries {
-                if entry.scope != scope && entry.mirrors.is_empty() && is_within(&entry.scope, &scope) {
+                if entry.mirrors.is_empty() && entry.scope != scope && is_within(&entry.scope, &scope) {
                     let rest = &entry.scope[scope.len()..];
                     entry.mirrors = mirrors
                         .iter()

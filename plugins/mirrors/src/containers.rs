@@ -1,6 +1,6 @@
 //! registries.conf and its drop-in files, as containers/image puts them together.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tidegate_formats::{PullFromMirror, RegistriesConf, Registry, Text};
 
@@ -43,9 +43,11 @@ impl Containers {
     /// Adds a file. What it says of a prefix replaces what files before it said.
     pub fn add(&mut self, file: &str, conf: &RegistriesConf) -> Result<(), String> {
         let mut added: Vec<Entry> = Vec::new();
+        let mut by_scope: HashMap<String, usize> = HashMap::new();
         for registry in &conf.registries {
             let entry = Entry::new(file, registry);
-            let Some(other) = added.iter().find(|other| other.scope == entry.scope) else {
+            let Some(other) = by_scope.get(&entry.scope).map(|at| &added[*at]) else {
+                by_scope.insert(entry.scope.clone(), added.len());
                 added.push(entry);
                 continue;
             };
@@ -60,7 +62,7 @@ impl Containers {
                 entry.at, entry.scope, other.at
             ));
         }
-        self.entries.retain(|entry| added.iter().all(|other| other.scope != entry.scope));
+        self.entries.retain(|entry| !by_scope.contains_key(&entry.scope));
         self.entries.append(&mut added);
         if let Some(search) = &conf.unqualified_search {
             self.search = search.iter().map(|registry| (file.to_owned(), registry.clone())).collect();
