@@ -30,6 +30,7 @@ mod interception;
 mod kept;
 mod killed_upstream;
 mod languages;
+mod mirrors;
 mod operated;
 mod plugin_verbs;
 mod plugins;

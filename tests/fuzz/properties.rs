@@ -21,7 +21,7 @@ use tidegate::upstream::Via;
 pub type Property = fn(&[u8]);
 
 /// All of them, by the names of their fuzz targets and of their folders in `corpus/`.
-pub const TARGETS: [(&str, Property); 16] = [
+pub const TARGETS: [(&str, Property); 17] = [
     ("endpoint", endpoint),
     ("name", name),
     ("digest", digest),
@@ -38,6 +38,7 @@ pub const TARGETS: [(&str, Property); 16] = [
     ("authorization", authorization),
     ("proxied", proxied),
     ("users", users),
+    ("formats", formats),
 ];
 
 fn hub() -> Registry {
@@ -384,5 +385,23 @@ pub fn via(data: &[u8]) {
     if parsed.as_ref().is_ok_and(|via| *via != Via::default()) {
         let round = text.lines().cycle().take(text.lines().count() * 100);
         assert!(Via::parse(round).is_err(), "{text:?}");
+    }
+}
+
+/// A file of another system is read in bounded time, with lines that it has, or refused in one line.
+pub fn formats(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let lines = text.lines().count() + 1;
+    match tidegate_formats::read("f", text) {
+        Err(refusal) => {
+            assert_printable(&refusal.to_string());
+            assert!(refusal.line.is_none_or(|line| (1..=lines + 1).contains(&line)), "{refusal}");
+        }
+        Ok(documents) => {
+            for document in documents {
+                assert!((1..=lines).contains(&document.line), "{}", document.line);
+                assert!(document.unread.iter().all(|key| (1..=lines).contains(&key.line)), "{:?}", document.unread);
+            }
+        }
     }
 }

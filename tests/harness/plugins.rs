@@ -42,6 +42,11 @@ pub fn gatekeeper() -> Vec<u8> {
     built("gatekeeper")
 }
 
+/// `mirrors.wasm`.
+pub fn mirrors() -> Vec<u8> {
+    built("mirrors")
+}
+
 /// `teller.wasm`, which tells what the host tells it.
 pub fn teller() -> Vec<u8> {
     built("teller")
@@ -57,7 +62,8 @@ fn built(name: &str) -> Vec<u8> {
     let folder = workspace().join("plugins");
     BUILT.get_or_init(|| {
         let mut build = Command::new(folder.join("build"));
-        let own = ["allowlist", "failover", "cooldown", "tag-guard", "quota", "require-signature", "gatekeeper"];
+        let own =
+            ["allowlist", "failover", "cooldown", "tag-guard", "quota", "require-signature", "gatekeeper", "mirrors"];
         build.args(own).args(["../tests/guests/teller", "../tests/guests/puppet"]).current_dir(&folder);
         let output = run_within(BUILD, &mut build);
         assert!(output.status.success(), "plugins/build:\n{}", String::from_utf8_lossy(&output.stderr));

@@ -29,7 +29,7 @@ pub use containerd::{Hosted, hosts_toml_of};
 pub use docker::DaemonJson;
 pub use endpoint::{Endpoint, Scheme};
 pub use policy::{Requirement, RequirementKind, Scope, SignaturePolicy};
-pub use recognise::read;
+pub use recognise::{is_toml, read};
 pub use registries_conf::{Alias, Mirror, PullFromMirror, RegistriesConf, Registry};
 
 /// One thing that a file says: the file itself, or one object of several in it.
@@ -125,9 +125,11 @@ pub struct Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What the reason quotes of a file must neither end the line nor move a terminal's cursor.
+        let reason: String = self.reason.chars().map(|sign| if sign.is_control() { ' ' } else { sign }).collect();
         match self.line {
-            Some(line) => write!(f, "{}:{line}: {}", self.file, self.reason),
-            None => write!(f, "{}: {}", self.file, self.reason),
+            Some(line) => write!(f, "{}:{line}: {reason}", self.file),
+            None => write!(f, "{}: {reason}", self.file),
         }
     }
 }

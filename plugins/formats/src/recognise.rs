@@ -30,6 +30,11 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Document>, Refusal> {
     Ok(documents)
 }
 
+/// Whether a file would be read as TOML: a plugin may have a form of its own in it.
+pub fn is_toml(text: &str) -> bool {
+    syntax(text.trim_start_matches('\u{feff}')).is_none_or(|syntax| syntax == Syntax::Toml)
+}
+
 #[derive(Clone, Copy, PartialEq, Debug)]
 enum Syntax {
     Json,

@@ -10,6 +10,7 @@ mod changes;
 mod error;
 mod explain;
 mod flights;
+mod givers;
 mod listing;
 mod manifest;
 mod misses;
@@ -48,6 +49,7 @@ use admitted::Admitted;
 use authorize::Words;
 use changes::Changes;
 use flights::Flights;
+use givers::Givers;
 use listing::Listing;
 use misses::Misses;
 use parents::Parents;
@@ -88,6 +90,7 @@ pub struct Core {
     parents: Parents,
     /// What registries said of callers.
     words: Words,
+    givers: Givers,
 }
 
 /// The configuration in effect, and what follows from it. A request keeps the one that it began with.
@@ -184,6 +187,7 @@ impl Core {
             listings: Arc::default(),
             parents: Parents::default(),
             words: Words::default(),
+            givers: Givers::default(),
         }
     }
 
@@ -238,6 +242,9 @@ pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller)
                 Reference::Digest(digest) => routed.manifest_by_digest(*digest).await?,
             };
             routed.inspect(reference, &found).await?;
+            if routed.plugins().routes(routed.question()) {
+                core.givers.learn(&pull.place, reference, &found);
+            }
             Ok(manifest::answer(found))
         }
         Content::Blob(digest) => routed.blob(*digest).await,

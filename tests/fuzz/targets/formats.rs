@@ -1,0 +1,7 @@
+//! See `formats` in `properties.rs`.
+#![no_main]
+
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| properties::formats(data));
