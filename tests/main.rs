@@ -5,6 +5,7 @@ mod authoring;
 mod bad_guests;
 mod cache;
 mod cli;
+mod client_config;
 mod clients_faults;
 mod coalescing;
 mod config_input;

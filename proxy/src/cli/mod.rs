@@ -3,6 +3,7 @@
 mod ask;
 mod cache;
 mod check;
+mod client_config;
 mod decisions;
 mod explain;
 mod log;
@@ -51,6 +52,8 @@ enum Verb {
     Decisions(decisions::Decisions),
     /// Print what other plugins would have decided about recorded requests: exit code 0, 1 where something changes, or 2
     Replay(replay::Replay),
+    /// Print or write the files that point a client at this proxy
+    ClientConfig(client_config::ClientConfig),
     /// Look into the cache, verify it, take something out of it
     #[command(subcommand)]
     Cache(cache::Verb),
@@ -99,6 +102,7 @@ pub fn run() -> ExitCode {
         Verb::Serve => finish(serve::serve(config.clone(), log::Log::start(&config.log))),
         Verb::Check => finish(check::check(&config, args.config.as_deref())),
         Verb::Explain { image, json } => finish(explain::explain(config, image, *json)),
+        Verb::ClientConfig(asked) => asked.run(&config),
         Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
         Verb::Plugin(_) | Verb::Replay(_) | Verb::CompilePlugin => ExitCode::FAILURE,

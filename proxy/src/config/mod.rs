@@ -255,6 +255,14 @@ impl Config {
         None
     }
 
+    /// The registries that are listed, and those that work without, in the order of their names.
+    pub fn served(&self) -> Vec<Registry> {
+        let mut served: Vec<_> = self.registries.keys().cloned().chain(known::known()).collect();
+        served.sort();
+        served.dedup();
+        served
+    }
+
     /// What is right, but not safe: the operator should know of it at each start.
     pub fn warnings(&self) -> Vec<String> {
         let mut listed: Vec<_> = self.registries.iter().collect();

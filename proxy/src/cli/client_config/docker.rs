@@ -1,0 +1,93 @@
+//! Docker Engine and Docker Desktop: `daemon.json`, which knows mirrors of docker.io only.
+
+use serde_json::{Map, Value, json};
+
+use super::mirror::Mirror;
+use super::tree::Tree;
+use crate::oci::Registry;
+
+/// Docker Engine.
+pub(super) fn engine(mirror: &Mirror) -> Tree {
+    let mut tree = Tree::default();
+    daemon(&mut tree, mirror, "etc/docker");
+    tree.note("`systemctl reload docker` makes it hold; nothing is restarted.");
+    say(&mut tree, mirror);
+    if mirror.enforces() {
+        tree.note(
+            "dockerd also goes through a proxy in HTTPS_PROXY, or in `proxies` of daemon.json from Docker 23.0 on: one \
+             that intercepts the registries holds images by their own names.",
+        );
+    }
+    tree
+}
+
+/// Docker Desktop, whose engine lies in a machine of its own.
+pub(super) fn desktop(mirror: &Mirror) -> Tree {
+    let mut tree = Tree::default();
+    daemon(&mut tree, mirror, ".docker");
+    tree.note("~/.docker is in the user's home, where `--write` is to lead. daemon.json is what the page Docker Engine of the settings shows: `Apply & restart` there, or start Docker Desktop anew.");
+    if mirror.ca.is_some() {
+        tree.note(
+            "On Windows an authority is trusted that is in the machine's own certificate store: import it there.",
+        );
+    }
+    say(&mut tree, mirror);
+    if mirror.enforces() {
+        tree.note(
+            "Docker Desktop passes over `proxies` of daemon.json: a proxy is named on the page Resources, Proxies.",
+        );
+    }
+    tree
+}
+
+/// `daemon.json`, and the authority. Keys and types: docs.docker.com/reference/cli/dockerd, "Daemon configuration file".
+fn daemon(tree: &mut Tree, mirror: &Mirror, folder: &str) {
+    let mut keys = Map::new();
+    // An engine that is told of a mirror asks docker.io itself where the mirror denies, and cannot be told otherwise.
+    if !mirror.enforces() && serves_hub(mirror) {
+        keys.insert("registry-mirrors".to_owned(), json!([mirror.url]));
+    }
+    if mirror.plain {
+        keys.insert("insecure-registries".to_owned(), json!([mirror.host]));
+    }
+    if !keys.is_empty() {
+        let text = serde_json::to_string_pretty(&Value::Object(keys)).unwrap_or_default();
+        tree.add(format!("{folder}/daemon.json"), format!("{text}\n"));
+    }
+    if let Some(ca) = &mirror.ca {
+        tree.add(format!("{folder}/certs.d/{}/ca.crt", mirror.host), ca.clone());
+    }
+}
+
+/// Whether a request that names no registry is one for docker.io, and docker.io is asked for.
+fn serves_hub(mirror: &Mirror) -> bool {
+    mirror.default_registry.as_str() == Registry::DOCKER_HUB
+        && mirror.registries.iter().any(|registry| registry.as_str() == Registry::DOCKER_HUB)
+}
+
+fn say(tree: &mut Tree, mirror: &Mirror) {
+    if mirror.default_registry.as_str() != Registry::DOCKER_HUB {
+        tree.note(format!(
+            "No `registry-mirrors`: docker names no registry in what it asks a mirror, and the proxy would take that for \
+             {} (`default_registry`).",
+            mirror.default_registry
+        ));
+    }
+    let by_name = format!("docker pull {}/{}/NAME", mirror.host, mirror.example());
+    if mirror.enforces() {
+        tree.note(format!(
+            "`registry-mirrors` cannot be held to a denial: docker asks docker.io itself then. So it is left out, and \
+             images are named by the mirror, which is the only one asked: `{by_name}`."
+        ));
+        tree.note(
+            "Nothing here keeps somebody from naming a registry itself: close the way to registries in the network.",
+        );
+    } else {
+        tree.note(format!(
+            "`registry-mirrors` is for docker.io alone; any registry by the mirror's name: `{by_name}`."
+        ));
+        tree.note(
+            "Where the mirror denies or fails, docker asks docker.io itself. For a denial that sticks: --enforce.",
+        );
+    }
+}
