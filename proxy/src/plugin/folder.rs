@@ -16,6 +16,8 @@ const WASM_MAX: u64 = 64 << 20;
 const CONFIG_MAX: u64 = 8 << 20;
 /// Plugins that one folder may hold: each keeps instances of a pool that is shared.
 const PLUGINS_MAX: usize = 64;
+/// How deep the folder of one plugin's configuration may be: `certs.d/docker.io/hosts.toml`.
+const CONFIG_DEPTH_MAX: usize = 3;
 const SETTINGS: &str = "settings.toml";
 
 /// The files of one plugin.
@@ -198,19 +200,29 @@ fn refuse_namesakes(listing: &mut Listing) {
     }
 }
 
-/// The files of a folder of configuration.
+/// The files of a folder of configuration, and of the folders in it: `docker.io/hosts.toml`.
 pub(super) fn list_folder(dir: &Path) -> io::Result<Vec<(String, PathBuf)>> {
     let mut files = Vec::new();
+    list_level(dir, "", 1, &mut files)?;
+    Ok(files)
+}
+
+/// A link may lead back to where it is: only so many levels are looked at.
+fn list_level(dir: &Path, prefix: &str, depth: usize, files: &mut Vec<(String, PathBuf)>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        if let Ok(name) = entry.file_name().into_string()
-            && !is_temporary(&name)
-            && !entry.path().is_dir()
-        {
-            files.push((name, entry.path()));
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        if is_temporary(&name) {
+            continue;
+        }
+        let (path, name) = (entry.path(), format!("{prefix}{name}"));
+        if !path.is_dir() {
+            files.push((name, path));
+        } else if depth < CONFIG_DEPTH_MAX {
+            list_level(&path, &format!("{name}/"), depth + 1, files)?;
         }
     }
-    Ok(files)
+    Ok(())
 }
 
 /// Hidden files (Kubernetes' `..data` among them), and what editors and copiers leave beside a file.
@@ -283,6 +295,11 @@ mod tests {
         fs::create_dir(dir.path().join("20-mirrors.d")).expect("made");
         fs::write(dir.path().join("20-mirrors.d/one.yaml"), "1").expect("written");
         fs::write(dir.path().join("20-mirrors.d/.hidden"), "1").expect("written");
+        fs::create_dir_all(dir.path().join("20-mirrors.d/certs.d/docker.io/too-deep")).expect("made");
+        fs::create_dir(dir.path().join("20-mirrors.d/..data")).expect("made");
+        for file in ["certs.d/docker.io/hosts.toml", "certs.d/docker.io/too-deep/file", "..data/one.yaml"] {
+            fs::write(dir.path().join("20-mirrors.d").join(file), "1").expect("written");
+        }
         let listing = list(dir.path()).expect("a listing");
         let names: Vec<_> = listing.found.iter().map(|found| (found.file.as_str(), found.name.as_str())).collect();
         assert_eq!(
@@ -292,7 +309,7 @@ mod tests {
         let version = listing.found[0].read().expect("read");
         assert_eq!(version.config.iter().map(|file| file.name.as_str()).collect::<Vec<_>>(), ["10-allowlist.toml"]);
         assert_eq!(version.settings.expect("settings").text, "10-allowlist.settings.toml");
-        assert_eq!(listing.found[1].config.keys().collect::<Vec<_>>(), ["one.yaml"]);
+        assert_eq!(listing.found[1].config.keys().collect::<Vec<_>>(), ["certs.d/docker.io/hosts.toml", "one.yaml"]);
         let problems: Vec<_> = listing.problems.iter().map(|problem| problem.file.as_str()).collect();
         assert_eq!(problems, ["50-b c.wasm", "30-a.wasm", "40-a.wasm"]);
         assert_eq!(listing.strays, ["typo.toml"]);

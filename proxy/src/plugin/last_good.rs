@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::folder::Version;
+use super::folder::{Version, list_folder};
 use super::guest::ConfigFile;
 use crate::oci::Digest;
 
@@ -39,7 +39,10 @@ impl LastGood {
         write(staged.join("file"), version.file.as_bytes())?;
         write(staged.join("plugin.wasm"), &version.wasm)?;
         for file in &version.config {
-            write(staged.join("config").join(&file.name), file.text.as_bytes())?;
+            let place = staged.join("config").join(&file.name);
+            // A name may have folders in it: `docker.io/hosts.toml`.
+            place.parent().map_or(Ok(()), fs::create_dir_all)?;
+            write(place, file.text.as_bytes())?;
         }
         if let Some(settings) = &version.settings {
             write(staged.join("settings.toml"), settings.text.as_bytes())?;
@@ -83,12 +86,8 @@ fn read(name: &str, dir: &Path) -> io::Result<Version> {
         Err(err) => return Err(err),
     };
     let mut config = Vec::new();
-    for entry in fs::read_dir(dir.join("config"))? {
-        let entry = entry?;
-        config.push(ConfigFile {
-            name: entry.file_name().to_string_lossy().into_owned(),
-            text: fs::read_to_string(entry.path())?,
-        });
+    for (name, path) in list_folder(&dir.join("config"))? {
+        config.push(ConfigFile { name, text: fs::read_to_string(path)? });
     }
     config.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(Version { name: name.to_owned(), file, wasm: fs::read(dir.join("plugin.wasm"))?.into(), settings, config })
@@ -108,7 +107,10 @@ mod tests {
             file: "10-a.wasm".to_owned(),
             wasm: b"\0asm"[..].into(),
             settings: Some(ConfigFile { name: "10-a.settings.toml".to_owned(), text: "deadline_ms = 9".to_owned() }),
-            config: vec![ConfigFile { name: "10-a.toml".to_owned(), text: "x = 1".to_owned() }],
+            config: vec![
+                ConfigFile { name: "10-a.toml".to_owned(), text: "x = 1".to_owned() },
+                ConfigFile { name: "certs.d/docker.io/hosts.toml".to_owned(), text: "y = 1".to_owned() },
+            ],
         };
         last_good.put(&version).expect("kept");
         assert!(last_good.get("a").expect("there").same(&version));

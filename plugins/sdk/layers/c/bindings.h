@@ -185,7 +185,7 @@ typedef struct {
 } tidegate_call_option_identity_t;
 
 typedef struct tidegate_config_file_t {
-  // Without its folder: `10-allowlist.toml`.
+  // Without its folder: `10-allowlist.toml`; with the folders below that of the stem: `docker.io/hosts.toml`.
   tidegate_string_t   name;
   tidegate_string_t   text;
 } tidegate_config_file_t;

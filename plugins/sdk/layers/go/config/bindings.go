@@ -12,7 +12,7 @@ import (
 )
 
 type File struct {
-	// Without its folder: `10-allowlist.toml`.
+	// Without its folder: `10-allowlist.toml`; with the folders below that of the stem: `docker.io/hosts.toml`.
 	Name string
 	Text string
 }
