@@ -25,6 +25,7 @@ mod integrity;
 mod kept;
 mod killed_upstream;
 mod languages;
+mod migrate;
 mod operated;
 mod plugin_verbs;
 mod plugins;

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use tidegate::addressing::{self, Request};
 use tidegate::body::{self, Part};
+use tidegate::cli::to_digest_mirror_set;
 use tidegate::config::Config;
 use tidegate::oci::endpoint::{self, Segments};
 use tidegate::oci::manifest::{self, MEDIA_TYPES, Negotiated};
@@ -20,7 +21,7 @@ use tidegate::upstream::Via;
 pub type Property = fn(&[u8]);
 
 /// All of them, by the names of their fuzz targets and of their folders in `corpus/`.
-pub const TARGETS: [(&str, Property); 12] = [
+pub const TARGETS: [(&str, Property); 13] = [
     ("endpoint", endpoint),
     ("name", name),
     ("digest", digest),
@@ -33,6 +34,7 @@ pub const TARGETS: [(&str, Property); 12] = [
     ("image", image),
     ("query", query),
     ("via", via),
+    ("icsp", icsp),
 ];
 
 fn hub() -> Registry {
@@ -273,5 +275,18 @@ pub fn via(data: &[u8]) {
     if parsed.as_ref().is_ok_and(|via| *via != Via::default()) {
         let round = text.lines().cycle().take(text.lines().count() * 100);
         assert!(Via::parse(round).is_err(), "{text:?}");
+    }
+}
+
+/// A policy that is turned into a mirror set is no policy any more, and its name can be a file's.
+pub fn icsp(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match to_digest_mirror_set(text) {
+        Ok(set) => {
+            assert_harmless(&set.name);
+            assert!(set.text.len() < text.len(), "{text:?}");
+            assert!(to_digest_mirror_set(&set.text).is_err(), "{text:?}");
+        }
+        Err(error) => assert_printable(&error.to_string()),
     }
 }

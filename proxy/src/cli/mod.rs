@@ -7,6 +7,7 @@ mod client_config;
 mod decisions;
 mod explain;
 mod log;
+mod migrate;
 mod plugin;
 mod recorded;
 mod replay;
@@ -19,6 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+pub use migrate::{MirrorSet, Refused, to_digest_mirror_set};
 
 use crate::config::{Config, ConfigError};
 use crate::plugin::{COMPILE_VERB, run_compiler};
@@ -54,6 +57,9 @@ enum Verb {
     Replay(replay::Replay),
     /// Print or write the files that point a client at this proxy
     ClientConfig(client_config::ClientConfig),
+    /// Turn files of one kind into files of the kind that follows it
+    #[command(subcommand)]
+    Migrate(migrate::Verb),
     /// Look into the cache, verify it, take something out of it
     #[command(subcommand)]
     Cache(cache::Verb),
@@ -93,6 +99,9 @@ pub fn run() -> ExitCode {
     if let Verb::Replay(asked) = &args.verb {
         return finish(replay::replay(asked));
     }
+    if let Verb::Migrate(verb) = &args.verb {
+        return verb.run();
+    }
     let config = match Config::open(args.config.as_deref()) {
         Ok(config) => Arc::new(config),
         Err(err) => return refuse(&err),
@@ -105,7 +114,7 @@ pub fn run() -> ExitCode {
         Verb::ClientConfig(asked) => asked.run(&config),
         Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
-        Verb::Plugin(_) | Verb::Replay(_) | Verb::CompilePlugin => ExitCode::FAILURE,
+        Verb::Plugin(_) | Verb::Replay(_) | Verb::Migrate(_) | Verb::CompilePlugin => ExitCode::FAILURE,
     }
 }
 

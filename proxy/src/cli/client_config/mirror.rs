@@ -136,6 +136,9 @@ fn address(config: &Config, typed: Option<&str>) -> Result<Url, String> {
     let bad = || {
         format!("--address: `{}` is no HOST, HOST:PORT, or address such as https://mirror.lan", typed.escape_debug())
     };
+    if typed.contains('@') {
+        return Err("--address: write it without credentials".to_owned());
+    }
     let url = if typed.contains("://") {
         parse(typed).map_err(|_| bad())?
     } else {
@@ -145,7 +148,7 @@ fn address(config: &Config, typed: Option<&str>) -> Result<Url, String> {
         let port = if has_port { String::new() } else { format!(":{}", config.listen.port()) };
         parse(&format!("{scheme}://{}{port}", typed.to_ascii_lowercase())).map_err(|_| bad())?
     };
-    let bare = url.path() == "/" && url.query().is_none() && url.username().is_empty() && url.password().is_none();
+    let bare = url.path() == "/" && url.query().is_none();
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() || !bare || url.fragment().is_some() {
         return Err(bad());
     }
