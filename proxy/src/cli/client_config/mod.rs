@@ -2,6 +2,9 @@
 //!
 //! Each client has a file; `mirror` is the proxy as clients see it, `tree` the files, and how they are written.
 
+// Names of products are no code.
+#![allow(clippy::doc_markdown)]
+
 mod buildkit;
 mod containerd;
 mod containers;
