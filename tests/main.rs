@@ -1,5 +1,6 @@
 //! What Tidegate must show, seen from outside: one file a theme.
 
+mod addressing;
 mod architecture;
 mod authoring;
 mod bad_guests;

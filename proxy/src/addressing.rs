@@ -30,11 +30,22 @@ pub enum Unaddressed {
     Page,
 }
 
+/// What names a registry beside path and query.
+#[derive(Clone, Copy, Debug)]
+pub struct Naming<'a> {
+    /// The registry that the connection itself stands for: then nothing inside it names another.
+    pub intercepted: Option<&'a Registry>,
+    /// The registry of the host that the request is for, where that is a virtual one.
+    pub virtual_host: Option<&'a Registry>,
+    /// The registry of those who name none.
+    pub default: &'a Registry,
+}
+
 /// Most tags that a registry is asked for at once: some refuse to give more. Its `Link` leads to the rest.
 const PAGE_MAX: u64 = 1000;
 
 /// Resolves path and query of a request.
-pub fn resolve(method: Method, path: &str, query: &str, default: &Registry) -> Result<Request, Unaddressed> {
+pub fn resolve(method: Method, path: &str, query: &str, naming: Naming<'_>) -> Result<Request, Unaddressed> {
     let (name, content) = match endpoint::parse(path)? {
         Endpoint::Base => return Ok(Request::Base),
         Endpoint::Upload | Endpoint::Catalog => return Ok(Request::Unsupported),
@@ -47,9 +58,11 @@ pub fn resolve(method: Method, path: &str, query: &str, default: &Registry) -> R
     if content == Content::Tags {
         query = bound_page(&query)?;
     }
-    let (registry, repository, addressing) = match ns {
-        Some(ns) => by_ns(&ns, &name)?,
-        None => by_path(&name).unwrap_or_else(|| by_default(&name, default)),
+    let (registry, repository, addressing) = match (naming, ns) {
+        (Naming { intercepted: Some(registry), .. }, _) => by_connection(&name, registry),
+        (_, Some(ns)) => by_ns(&ns, &name)?,
+        (Naming { virtual_host: Some(registry), .. }, None) => by_virtual_host(&name, registry),
+        (Naming { default, .. }, None) => by_path(&name).unwrap_or_else(|| by_default(&name, default)),
     };
     let repository = Repository::parse(&repository).ok_or(NoEndpoint::Name)?.canonical(&registry);
     Ok(Request::Pull(Pull { place: Place { registry, repository }, content, method, addressing }, query))
@@ -57,10 +70,20 @@ pub fn resolve(method: Method, path: &str, query: &str, default: &Registry) -> R
 
 type Named = (Registry, String, Addressing);
 
+/// The way of those who know of no mirror: whatever they ask for is the registry's that they believe to talk to.
+fn by_connection(name: &Segments, registry: &Registry) -> Named {
+    (registry.clone(), name.whole(), Addressing::Intercepted)
+}
+
 /// containerd's way: the registry is a parameter, the whole path is the repository's.
 fn by_ns(ns: &str, name: &Segments) -> Result<Named, Unaddressed> {
     let registry = Registry::parse(ns).ok_or(Unaddressed::Ns)?;
     Ok((registry, name.whole(), Addressing::Ns))
+}
+
+/// The way of those who are given a name of the mirror's own for each registry: the whole path is the repository's.
+fn by_virtual_host(name: &Segments, registry: &Registry) -> Named {
+    (registry.clone(), name.whole(), Addressing::VirtualHost)
 }
 
 /// The way of those who write the registry before the repository.
@@ -120,12 +143,51 @@ fn bound_page(query: &str) -> Result<String, Unaddressed> {
 mod tests {
     use super::*;
 
-    fn resolved(path: &str, query: &str) -> Result<(String, &'static str, String), Unaddressed> {
-        let default = Registry::parse("docker.io").expect("a registry");
-        match resolve(Method::Get, path, query, &default)? {
+    type Resolved = Result<(String, &'static str, String), Unaddressed>;
+
+    fn registry(name: &str) -> Registry {
+        Registry::parse(name).expect("a registry")
+    }
+
+    fn named(path: &str, query: &str, naming: Naming<'_>) -> Resolved {
+        match resolve(Method::Get, path, query, naming)? {
             Request::Pull(pull, rest) => Ok((pull.to_string(), pull.addressing.as_str(), rest)),
             other => panic!("{other:?}"),
         }
+    }
+
+    fn resolved(path: &str, query: &str) -> Resolved {
+        named(path, query, Naming { intercepted: None, virtual_host: None, default: &registry("docker.io") })
+    }
+
+    #[test]
+    fn each_mode_goes_before_those_behind_it() {
+        let (tunnel, host, default) = (registry("ghcr.io"), registry("quay.io"), registry("docker.io"));
+        let none = Naming { intercepted: None, virtual_host: None, default: &default };
+        let on_host = Naming { virtual_host: Some(&host), ..none };
+        let inside = Naming { intercepted: Some(&tunnel), ..on_host };
+        for (naming, path, query, image, mode) in [
+            (none, "a/b", "", "docker.io/a/b:x", "default"),
+            (none, "alpine", "", "docker.io/library/alpine:x", "default"),
+            (none, "quay.io/a/b", "", "quay.io/a/b:x", "path"),
+            (on_host, "a/b", "", "quay.io/a/b:x", "virtual-host"),
+            (on_host, "alpine", "", "quay.io/alpine:x", "virtual-host"),
+            // A dot in the first segment is one of a repository there.
+            (on_host, "my.team/app", "", "quay.io/my.team/app:x", "virtual-host"),
+            (on_host, "a/b", "ns=docker.io", "docker.io/a/b:x", "ns"),
+            (inside, "a/b", "", "ghcr.io/a/b:x", "intercept"),
+            (inside, "docker.io/a/b", "", "ghcr.io/docker.io/a/b:x", "intercept"),
+            (inside, "a/b", "ns=docker.io", "ghcr.io/a/b:x", "intercept"),
+        ] {
+            let found = named(&format!("/v2/{path}/manifests/x"), query, naming);
+            assert_eq!(found, Ok((image.to_owned(), mode, String::new())), "{naming:?} {path} {query}");
+        }
+        let ported = |naming| named("/v2/registry.lan:5000/a/b/manifests/x", "", naming);
+        assert_eq!(ported(none).expect("a pull").0, "registry.lan:5000/a/b:x");
+        assert_eq!(ported(on_host), Err(Unaddressed::Path(NoEndpoint::Name)));
+        assert_eq!(ported(inside), Err(Unaddressed::Path(NoEndpoint::Name)));
+        // Twice is wrong also where it says nothing.
+        assert_eq!(named("/v2/a/manifests/x", "ns=a.b&ns=a.b", inside), Err(Unaddressed::Ns));
     }
 
     #[test]

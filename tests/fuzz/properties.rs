@@ -4,14 +4,14 @@
 
 use std::path::Path;
 
-use tidegate::addressing::{self, Request};
+use tidegate::addressing::{self, Naming, Request};
 use tidegate::body::{self, Part};
 use tidegate::cli::to_digest_mirror_set;
 use tidegate::config::Config;
 use tidegate::oci::endpoint::{self, Segments};
 use tidegate::oci::manifest::{self, MEDIA_TYPES, Negotiated};
 use tidegate::oci::{
-    Addressing, Content, Digest, Endpoint, Method, Place, Pull, Reference, Registry, Repository, Tag, challenge,
+    Addressing, Content, Digest, Endpoint, Host, Method, Place, Pull, Reference, Registry, Repository, Tag, challenge,
 };
 use tidegate::pull;
 use tidegate::server;
@@ -86,7 +86,15 @@ pub fn endpoint(data: &[u8]) {
 pub fn query(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let (path, query) = text.split_once('?').unwrap_or((text, ""));
-    let (pull, rest) = match addressing::resolve(Method::Get, path, query, &hub()) {
+    let default = hub();
+    let naming = Naming { intercepted: None, virtual_host: None, default: &default };
+    for other in [Naming { virtual_host: Some(&default), ..naming }, Naming { intercepted: Some(&default), ..naming }] {
+        if let Ok(Request::Pull(pull, _)) = addressing::resolve(Method::Get, path, query, other) {
+            assert!(pull.addressing == Addressing::Ns || pull.place.registry == default, "{text:?}");
+            assert_harmless(pull.place.repository.as_str());
+        }
+    }
+    let (pull, rest) = match addressing::resolve(Method::Get, path, query, naming) {
         Ok(Request::Pull(pull, rest)) => (pull, rest),
         Ok(Request::Base | Request::Unsupported) => return,
         Err(error) => return assert_printable(&error.to_string()),
@@ -101,9 +109,9 @@ pub fn query(data: &[u8]) {
     assert!(!rest.split('&').any(|pair| pair.starts_with("ns=")), "{rest:?}");
     let again = match pull.addressing {
         Addressing::Ns => format!("{rest}&ns={}", pull.place.registry),
-        Addressing::Path | Addressing::Default => rest.clone(),
+        _ => rest.clone(),
     };
-    match addressing::resolve(Method::Get, path, &again, &hub()) {
+    match addressing::resolve(Method::Get, path, &again, naming) {
         Ok(Request::Pull(same, query)) => {
             assert_eq!(query, rest, "{text:?}");
             assert_eq!((same.place, same.content), (pull.place, pull.content), "{text:?}");
@@ -121,6 +129,11 @@ pub fn name(data: &[u8]) {
         assert_eq!(name, name.to_ascii_lowercase());
         assert_harmless(name);
         assert!(!name.contains('/') && !registry.host().is_empty() && name.len() < 264, "{name:?}");
+    }
+    if let Some(host) = Host::of_authority(text) {
+        assert_eq!(Host::parse(host.as_str()).as_ref(), Some(&host));
+        assert_harmless(&host.as_str().replace(':', ""));
+        assert!(!host.as_str().is_empty() && host.as_str() == host.as_str().to_ascii_lowercase(), "{host:?}");
     }
     if let Some(repository) = Repository::parse(text) {
         assert_eq!(repository.as_str(), text);
@@ -188,6 +201,8 @@ pub fn link(data: &[u8]) {
         (Addressing::Path, "</v2/docker.io/library/a/tags/list?"),
         (Addressing::Ns, "</v2/library/a/tags/list?"),
         (Addressing::Default, "</v2/library/a/tags/list?"),
+        (Addressing::VirtualHost, "</v2/library/a/tags/list?"),
+        (Addressing::Intercepted, "</v2/library/a/tags/list?"),
     ] {
         let pull = Pull { place: place.clone(), content: Content::Tags, method: Method::Get, addressing };
         let Some(link) = pull::rewrite_link(text, &pull, "tags/list") else { return };

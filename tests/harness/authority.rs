@@ -47,6 +47,12 @@ impl Authority {
         self.issue(&format!("server-{host}").replace(':', "_"), &format!("subjectAltName=IP:{host}"), 2)
     }
 
+    /// A certificate for a server under several names, such as `["DNS:mirror.lan", "IP:127.0.0.1"]`.
+    pub fn server_named(&self, names: &[&str]) -> Pair {
+        let file = names.join("-").replace([':', '*'], "_");
+        self.issue(&file, &format!("subjectAltName={}", names.join(",")), 2)
+    }
+
     /// One for a server whose time is over.
     pub fn expired(&self, host: IpAddr) -> Pair {
         self.issue("expired", &format!("subjectAltName=IP:{host}"), -1)

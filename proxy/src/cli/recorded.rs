@@ -168,12 +168,10 @@ pub(super) fn pull(line: &Line) -> Result<Pull, String> {
         "HEAD" => Method::Head,
         method => return Err(format!("method: `{method}` is neither GET nor HEAD")),
     };
-    let addressing = match line.addressing.as_str() {
-        "ns" => Addressing::Ns,
-        "path" => Addressing::Path,
-        "default" => Addressing::Default,
-        addressing => return Err(format!("addressing: `{addressing}` is none of ns, path and default")),
-    };
+    let addressing = Addressing::parse(&line.addressing).ok_or_else(|| {
+        let known = Addressing::ALL.map(Addressing::as_str).join(", ");
+        format!("addressing: `{}` is none of {known}", line.addressing)
+    })?;
     Ok(Pull { place: place(&line.registry, &line.repository)?, content, method, addressing })
 }
 

@@ -22,6 +22,8 @@ pub(super) struct File {
     #[serde(default)]
     pub tls: Tls,
     #[serde(default)]
+    pub virtual_hosts: Vec<VirtualHost>,
+    #[serde(default)]
     pub cache: Cache,
     #[serde(default)]
     pub plugins: Plugins,
@@ -41,6 +43,16 @@ pub(super) struct File {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Tls {
+    pub certificate: Option<Spanned<PathBuf>>,
+    pub key: Option<Spanned<PathBuf>>,
+}
+
+/// `[[virtual_hosts]]`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct VirtualHost {
+    pub names: Vec<Spanned<String>>,
+    pub registry: Spanned<String>,
     pub certificate: Option<Spanned<PathBuf>>,
     pub key: Option<Spanned<PathBuf>>,
 }

@@ -15,6 +15,7 @@ mod source;
 mod tls;
 mod traces;
 mod trust;
+mod virtual_hosts;
 mod watch;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ pub use source::ConfigError;
 pub use tls::Tls;
 pub use traces::Traces;
 pub use trust::{ClientPair, Trust, read_certificates, read_key};
+pub use virtual_hosts::{VirtualHost, VirtualHosts};
 pub use watch::{Read, Watch};
 
 use crate::oci::Registry;
@@ -55,6 +57,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// What the listener for clients shows them; none: it speaks plain HTTP.
     pub tls: Option<Tls>,
+    /// Hosts that stand for a registry each.
+    pub virtual_hosts: VirtualHosts,
     /// The registry of a client that names none.
     pub default_registry: Registry,
     /// Whether any public registry is reached by its name.
@@ -159,10 +163,11 @@ impl Config {
                 ));
             }
         }
-        let config = Self {
+        let mut config = Self {
             listen,
             admin,
             tls,
+            virtual_hosts: VirtualHosts::default(),
             default_registry,
             open_registries: file.open_registries,
             docker_config,
@@ -189,6 +194,7 @@ impl Config {
                 format!("default_registry: {registry} is not known; to reach it, add [registries.\"{registry}\"]");
             return Err(source.error(&spanned.span(), &message));
         }
+        config.virtual_hosts = source.virtual_hosts(file.virtual_hosts, &config)?;
         Ok(config)
     }
 
@@ -224,7 +230,12 @@ impl Config {
 
     /// The files that it was read from: its own, and those whose contents are part of it.
     pub fn files(&self) -> Vec<Read> {
-        self.file.iter().chain(self.tls.iter().flat_map(|tls| &tls.files)).cloned().collect()
+        self.file.iter().chain(self.certificates().flat_map(|tls| &tls.files)).cloned().collect()
+    }
+
+    /// All that clients may be shown, what everybody is shown first.
+    pub fn certificates(&self) -> impl Iterator<Item = &Tls> {
+        self.tls.iter().chain(self.virtual_hosts.certificates())
     }
 
     /// Why the file as a whole is not taken.
@@ -271,7 +282,7 @@ impl Config {
         let own = listed.iter().flat_map(|(_, reach)| reach.secret_files());
         let mut secrets: Vec<&Path> =
             own.chain(self.docker_config.as_deref()).chain(self.egress.secret_file()).collect();
-        secrets.extend(self.tls.as_ref().map(|tls| tls.key.as_path()));
+        secrets.extend(self.certificates().map(|tls| tls.key.as_path()));
         secrets.sort_unstable();
         secrets.dedup();
         warnings.extend(secrets.into_iter().filter_map(login::readable_by_all));

@@ -1,4 +1,4 @@
-//! `[tls]`: the certificate that the listener shows, read and found to match its key.
+//! `[tls]`, and the like of `[[virtual_hosts]]`: a certificate that the listener shows, read and found to match its key.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use toml::Spanned;
 use x509_cert::Certificate;
 use x509_cert::der::Decode;
 
@@ -31,20 +32,30 @@ pub struct Tls {
 
 impl Source<'_> {
     pub fn tls(&self, typed: file::Tls) -> Result<Option<Tls>, ConfigError> {
-        let (certificate, key) = match (typed.certificate, typed.key) {
+        self.pair(typed.certificate, typed.key, "tls")
+    }
+
+    /// `certificate` and `key` of a table.
+    pub fn pair(
+        &self,
+        certificate: Option<Spanned<PathBuf>>,
+        key: Option<Spanned<PathBuf>>,
+        table: &str,
+    ) -> Result<Option<Tls>, ConfigError> {
+        let (named, keyed) = (format!("{table}.certificate"), format!("{table}.key"));
+        let (certificate, key) = match (certificate, key) {
             (Some(certificate), Some(key)) => (certificate, key),
             (None, None) => return Ok(None),
-            (Some(one), None) => return Err(self.error(&one.span(), "tls.certificate: needs tls.key beside it")),
-            (None, Some(one)) => return Err(self.error(&one.span(), "tls.key: needs tls.certificate beside it")),
+            (Some(one), None) => return Err(self.error(&one.span(), &format!("{named}: needs {keyed} beside it"))),
+            (None, Some(one)) => return Err(self.error(&one.span(), &format!("{keyed}: needs {named} beside it"))),
         };
         let (certificate_span, key_span) = (certificate.span(), key.span());
-        let certificate = self.absolute(certificate, "tls.certificate")?;
-        let key = self.absolute(key, "tls.key")?;
+        let certificate = self.absolute(certificate, &named)?;
+        let key = self.absolute(key, &keyed)?;
         let files = [Read::before(certificate.clone()), Read::before(key.clone())];
-        let of_certificate = |reason: &str| {
-            self.error(&certificate_span, &format!("tls.certificate: {} {reason}", certificate.display()))
-        };
-        let of_key = |reason: &str| self.error(&key_span, &format!("tls.key: {} {reason}", key.display()));
+        let of_certificate =
+            |reason: &str| self.error(&certificate_span, &format!("{named}: {} {reason}", certificate.display()));
+        let of_key = |reason: &str| self.error(&key_span, &format!("{keyed}: {} {reason}", key.display()));
         let chain = std::fs::read(&certificate).map_err(|err| of_certificate(&format!("cannot be read: {err}")))?;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&chain).collect();
         let chain = chain.map_err(|err| of_certificate(&format!("is no PEM file: {err}")))?;

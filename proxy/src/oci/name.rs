@@ -10,6 +10,11 @@ use super::digest::Digest;
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Registry(String);
 
+/// A host by its name or address, in lower case: what a client believes that it talks to. Without a port, without the dot
+/// that may end a name, an IPv6 address without its brackets.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Host(String);
+
 /// A repository inside a registry: `library/alpine`.
 ///
 /// Source: OCI distribution specification, "Pulling manifests": the expression that `<name>` must match.
@@ -72,6 +77,35 @@ impl Registry {
     pub fn host(&self) -> &str {
         let (host, _) = split_port(&self.0).expect("parsed once already");
         host.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
+impl Host {
+    /// Parses a name or an address.
+    pub fn parse(text: &str) -> Option<Self> {
+        let lower = text.to_ascii_lowercase();
+        let bare = lower.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        if let Some(address) = bare.or(Some(&lower)).filter(|text| text.contains(':')) {
+            return address.parse::<IpAddr>().is_ok().then(|| Self(address.to_owned()));
+        }
+        let name = lower.strip_suffix('.').unwrap_or(&lower);
+        is_host(name).then(|| Self(name.to_owned()))
+    }
+
+    /// Parses `HOST` or `HOST:PORT`, as they stand in a request. Its port says nothing.
+    pub fn of_authority(text: &str) -> Option<Self> {
+        let (host, port) = split_port(text)?;
+        port.is_none_or(|port| port.bytes().all(|digit| digit.is_ascii_digit())).then(|| Self::parse(host))?
+    }
+
+    /// The name or the address.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether its name stands below a domain that begins with a dot.
+    pub fn is_below(&self, domain: &str) -> bool {
+        self.0.len() > domain.len() && self.0.ends_with(domain)
     }
 }
 
@@ -181,7 +215,7 @@ macro_rules! shows_as_text {
         }
     )*};
 }
-shows_as_text!(Registry, Repository, Tag);
+shows_as_text!(Registry, Host, Repository, Tag);
 
 impl fmt::Display for Reference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -233,6 +267,26 @@ mod tests {
             assert!(Registry::parse(bad).is_none(), "{bad} must not parse");
         }
         assert_eq!(Registry::parse("[::1]:5000").expect("a registry").host(), "::1");
+    }
+
+    #[test]
+    fn a_host_is_the_same_however_it_is_written() {
+        for (text, host) in [
+            ("Quay.Mirror.LAN", "quay.mirror.lan"),
+            ("quay.mirror.lan:5000", "quay.mirror.lan"),
+            ("quay.mirror.lan.:443", "quay.mirror.lan"),
+            ("quay.mirror.lan:", "quay.mirror.lan"),
+            ("registry-1.docker.io", "registry-1.docker.io"),
+            ("10.0.0.1:80", "10.0.0.1"),
+            ("[::1]:5000", "::1"),
+            ("[::1]", "::1"),
+        ] {
+            assert_eq!(Host::of_authority(text).map(|host| host.0).as_deref(), Some(host), "{text}");
+        }
+        for bad in ["", ".", "a..b", "user@h", "h:x", "h:1:2", "a/b", "*.lan", "[::1", "[h]", "a_b"] {
+            assert!(Host::of_authority(bad).is_none(), "{bad} must not parse");
+        }
+        assert!(Host::parse("a.x.lan").is_some_and(|host| host.is_below(".x.lan") && !host.is_below(".y.lan")));
     }
 
     #[test]

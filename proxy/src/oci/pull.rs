@@ -11,20 +11,34 @@ use super::name::{Reference, Registry, Repository};
 pub enum Addressing {
     /// The query parameter `ns`, as containerd sends it.
     Ns,
+    /// The host that the client talks to, one of `[[virtual_hosts]]`.
+    VirtualHost,
     /// The first segment of the path.
     Path,
     /// Not at all: the default registry.
     Default,
+    /// By the connection, which the client believes to be the registry's own.
+    Intercepted,
 }
 
 impl Addressing {
+    /// Every one.
+    pub const ALL: [Self; 5] = [Self::Ns, Self::VirtualHost, Self::Path, Self::Default, Self::Intercepted];
+
     /// The word for it in a log, and for plugins.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ns => "ns",
+            Self::VirtualHost => "virtual-host",
             Self::Path => "path",
             Self::Default => "default",
+            Self::Intercepted => "intercept",
         }
+    }
+
+    /// The one that a word stands for.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|addressing| addressing.as_str() == word)
     }
 }
 

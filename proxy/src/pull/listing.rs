@@ -128,7 +128,9 @@ pub fn rewrite_link(link: &str, pull: &Pull, resource: &str) -> Option<String> {
     Some(match pull.addressing {
         Addressing::Path => format!("</v2/{}/{}/{resource}?{query}>; rel=\"next\"", place.registry, place.repository),
         Addressing::Ns => format!("</v2/{}/{resource}?{query}&ns={}>; rel=\"next\"", place.repository, place.registry),
-        Addressing::Default => format!("</v2/{}/{resource}?{query}>; rel=\"next\"", place.repository),
+        Addressing::VirtualHost | Addressing::Default | Addressing::Intercepted => {
+            format!("</v2/{}/{resource}?{query}>; rel=\"next\"", place.repository)
+        }
     })
 }
 
@@ -158,10 +160,9 @@ mod tests {
             rewritten(Addressing::Ns).as_deref(),
             Some("</v2/library/a/tags/list?last=b&n=2&ns=docker.io>; rel=\"next\"")
         );
-        assert_eq!(
-            rewritten(Addressing::Default).as_deref(),
-            Some("</v2/library/a/tags/list?last=b&n=2>; rel=\"next\"")
-        );
+        for addressing in [Addressing::VirtualHost, Addressing::Default, Addressing::Intercepted] {
+            assert_eq!(rewritten(addressing).as_deref(), Some("</v2/library/a/tags/list?last=b&n=2>; rel=\"next\""));
+        }
         for none in ["", "x", "</v2/>; rel=\"prev\"", "<"] {
             assert_eq!(rewrite_link(none, &pull(Addressing::Path), "tags/list"), None, "{none}");
         }

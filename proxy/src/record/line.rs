@@ -24,7 +24,7 @@ pub struct Line {
     pub user_agent: String,
     /// `GET` or `HEAD`.
     pub method: String,
-    /// `ns`, `path` or `default`.
+    /// `ns`, `virtual-host`, `path`, `default` or `intercept`.
     pub addressing: String,
     /// `pull`.
     pub action: String,

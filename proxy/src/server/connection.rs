@@ -96,7 +96,8 @@ where
         Err(_) => return tracing::debug!(client = %terms.peer, "a connection does not begin in time"),
     };
     let requests = Requests::default();
-    let (place, peer, counted) = (terms.place.clone(), Arc::new(Peer { address: terms.peer }), requests.clone());
+    let (place, peer, counted) =
+        (terms.place.clone(), Arc::new(Peer { address: terms.peer, named: None }), requests.clone());
     let service = service_fn(move |request| {
         counted.count();
         let busy = place.begin();

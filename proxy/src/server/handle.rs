@@ -15,10 +15,10 @@ use super::error::Told;
 use super::guard::{self, Panicked};
 use super::peer::Peer;
 use super::watched::{Record, Watched, next_id};
-use crate::addressing::{self, Request as Addressed};
+use crate::addressing::{self, Naming, Request as Addressed};
 use crate::body::Body as Sent;
 use crate::oci::manifest::Negotiated;
-use crate::oci::{Addressing, Code, Content, Digest, Method, Pull};
+use crate::oci::{Addressing, Code, Content, Digest, Host, Method, Pull};
 use crate::plugin::Facts;
 use crate::pull::{self, Answer, Caller, Core, Live};
 use crate::record::Journal;
@@ -124,7 +124,13 @@ async fn answer<B: Body>(
         return Err(refuse(414, &format!("the address is longer than {TARGET_MAX} bytes, which no name needs")));
     }
     let query = request.uri().query().unwrap_or_default();
-    let (pull, query) = match addressing::resolve(method, request.uri().path(), query, &live.config.default_registry)? {
+    let host = host(request);
+    let naming = Naming {
+        intercepted: peer.named.as_ref(),
+        virtual_host: host.and_then(|host| live.config.virtual_hosts.find(&host)).map(|found| &found.registry),
+        default: &live.config.default_registry,
+    };
+    let (pull, query) = match addressing::resolve(method, request.uri().path(), query, naming)? {
         Addressed::Base => return Ok(base()),
         Addressed::Unsupported => return Err(Told::new(404, Code::Unsupported, "a mirror offers no such thing")),
         Addressed::Pull(pull, query) => (pull, query),
@@ -147,12 +153,22 @@ async fn answer<B: Body>(
     Ok(response(answer, headers))
 }
 
-/// Whether a request says whom it is for, and says it once. What it says changes nothing.
+/// Whether a request says whom it is for, and says it once.
 fn names_one_host<B>(request: &Request<B>) -> bool {
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, more) = (hosts.next(), hosts.next().is_some());
     let named = request.version() != Version::HTTP_11 || first.is_some();
     named && !more && first.is_none_or(is_host)
+}
+
+/// Whom a request is for. An address in its first line goes before the header.
+///
+/// Source: RFC 9112, section 3.2.2; RFC 9113, section 8.3.1.
+fn host<B>(request: &Request<B>) -> Option<Host> {
+    match request.uri().authority() {
+        Some(authority) => Host::of_authority(authority.as_str()),
+        None => Host::of_authority(request.headers().get(HOST)?.to_str().ok()?),
+    }
 }
 
 /// A name or an address, and a port where there is one.

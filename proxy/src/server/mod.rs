@@ -34,7 +34,7 @@ pub use cache::{GUARD, parse_target};
 pub use guard::report_panics;
 pub use plugins::{Failed, InEffect, NotLoaded, Off, PluginList};
 
-use crate::config::Tls;
+use crate::config::Config;
 use crate::metrics::Listener;
 use crate::pull::Core;
 use crate::record::Journal;
@@ -89,13 +89,13 @@ impl Server {
         let descriptors = (descriptors / 4 * 3).max(1);
         let ready = Arc::new(AtomicBool::new(true));
         let server = Self { core, traces, journal, ready, tls: Arc::default(), descriptors, clients, operators };
-        server.show(server.core.live().config.tls.as_ref());
+        server.show(&server.core.live().config);
         server
     }
 
-    /// What clients are shown from now on; none: plain HTTP. Connections go on with what they were shown.
-    pub fn show(&self, tls: Option<&Tls>) {
-        self.tls.store(tls.map(tls::acceptor).map(Arc::new));
+    /// Shows clients what a configuration says from now on. Connections go on with what they were shown.
+    pub fn show(&self, config: &Config) {
+        self.tls.store(tls::of_listener(config).map(Arc::new));
     }
 
     /// A token that ends what is accepted with it, as a drain does. It ends with the drain too.

@@ -2,9 +2,13 @@
 
 use std::net::SocketAddr;
 
+use crate::oci::Registry;
+
 /// Who connected, and how.
 #[derive(Debug)]
 pub(super) struct Peer {
     /// Its address.
     pub address: SocketAddr,
+    /// The registry that it believes to talk to; none: it knows that this is a mirror.
+    pub named: Option<Registry>,
 }

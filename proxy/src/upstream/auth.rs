@@ -14,7 +14,7 @@ use super::secret::{Secret, basic};
 use super::token::{self, Wanted, bearer};
 use crate::config::Reach;
 use crate::oci::challenge::Challenge;
-use crate::oci::{Failure, Place};
+use crate::oci::{Action, Failure, Place};
 
 /// How long a failure to get a grant stands for all who want the same.
 const FAILURE_HOLDS: Duration = Duration::from_secs(1);
@@ -56,16 +56,23 @@ struct Known {
 
 type Slot = Arc<tokio::sync::Mutex<Known>>;
 
-/// The grants of this process, by repository.
+/// What a grant is for. One to pull is no grant to push, and is not widened to one.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct For {
+    pub place: Place,
+    pub action: Action,
+}
+
+/// The grants of this process, by repository and by what is done there.
 #[derive(Default)]
-pub(super) struct Grants(Mutex<HashMap<Place, Slot>>);
+pub(super) struct Grants(Mutex<HashMap<For, Slot>>);
 
 /// Who wants a grant, and from whom.
 #[derive(Clone)]
 pub(super) struct Asker {
     pub clients: Arc<Clients>,
     pub reach: Arc<Reach>,
-    pub place: Place,
+    pub wanted: For,
     /// How long a token service is waited for.
     pub limit: Duration,
 }
@@ -74,24 +81,24 @@ impl Grants {
     /// The same grants, of the registries for which `stays` holds.
     pub fn carried_over(&self, stays: impl Fn(&Place) -> bool) -> Self {
         let slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = slots.iter().filter(|(place, _)| stays(place));
-        Self(Mutex::new(kept.map(|(place, slot)| (place.clone(), slot.clone())).collect()))
+        let kept = slots.iter().filter(|(wanted, _)| stays(&wanted.place));
+        Self(Mutex::new(kept.map(|(wanted, slot)| (wanted.clone(), slot.clone())).collect()))
     }
 
-    fn slot(&self, place: &Place) -> Slot {
+    fn slot(&self, wanted: &For) -> Slot {
         let mut slots = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if slots.len() >= GRANTS_MAX && !slots.contains_key(place) {
+        if slots.len() >= GRANTS_MAX && !slots.contains_key(wanted) {
             slots.clear();
         }
-        slots.entry(place.clone()).or_default().clone()
+        slots.entry(wanted.clone()).or_default().clone()
     }
 
     /// The grant that worked last for a repository, if it still holds.
     ///
     /// # Errors
     /// None could be had a moment ago: the registry would only ask for it again.
-    pub async fn known(&self, place: &Place) -> Result<Option<Grant>, Failure> {
-        let slot = self.slot(place);
+    pub async fn known(&self, wanted: &For) -> Result<Option<Grant>, Failure> {
+        let slot = self.slot(wanted);
         let known = slot.lock().await;
         known.lately_failed()?;
         Ok(known.grant.clone().filter(Grant::holds))
@@ -110,7 +117,7 @@ impl Grants {
         refused: Option<&Grant>,
     ) -> Result<Option<Grant>, Failure> {
         let before = Instant::now();
-        let slot = self.slot(&asker.place);
+        let slot = self.slot(&asker.wanted);
         let mut known = slot.lock_owned().await;
         known.lately_failed()?;
         let newer = known.grant.as_ref().filter(|grant| {
@@ -128,7 +135,8 @@ impl Grants {
         let asking = tokio::spawn(async move {
             match answer(&asker, &challenge).await {
                 Ok(new) if refused.is_some_and(|old| old == new.header) => {
-                    let failure = refusal(format!("{} refuses the configured credentials", asker.place.registry));
+                    let failure =
+                        refusal(format!("{} refuses the configured credentials", asker.wanted.place.registry));
                     Err(known.fail(failure))
                 }
                 Ok(new) => Ok(Some(known.grant.insert(new).clone())),
@@ -155,8 +163,8 @@ impl Known {
 
 /// Answers a challenge.
 async fn answer(asker: &Asker, challenge: &Challenge) -> Result<Grant, Failure> {
-    let Asker { clients, reach, place, limit } = asker;
-    let limit = *limit;
+    let Asker { clients, reach, wanted, limit } = asker;
+    let (limit, place) = (*limit, &wanted.place);
     let registry = &place.registry;
     let secret = Secret::of(place, reach, limit).await.map_err(broken)?;
     if let Some(Secret::Token(token)) = &secret {
@@ -174,8 +182,8 @@ async fn answer(asker: &Asker, challenge: &Challenge) -> Result<Grant, Failure> 
             Err(refusal(format!("{registry} asks for a user and a password; set `username` and `password_file`")))
         }
         (Challenge::Bearer { realm, service, scope }, secret) => {
-            let wanted = Wanted { realm, service: service.as_deref(), scope: scope.as_deref() };
-            let (header, life) = token::fetch(clients, reach, place, wanted, secret.as_ref(), limit).await?;
+            let asked = Wanted { realm, service: service.as_deref(), scope: scope.as_deref() };
+            let (header, life) = token::fetch(clients, reach, wanted, asked, secret.as_ref(), limit).await?;
             Ok(Grant::new(header, Some(life)))
         }
     }
@@ -194,11 +202,12 @@ mod tests {
     use super::*;
     use crate::oci::{Registry, Repository};
 
-    fn place(registry: &str) -> Place {
-        Place {
+    fn to_pull(registry: &str) -> For {
+        let place = Place {
             registry: Registry::parse(registry).expect("a registry"),
             repository: Repository::parse("a/b").expect("a repository"),
-        }
+        };
+        For { place, action: Action::Pull }
     }
 
     #[tokio::test]
@@ -206,24 +215,34 @@ mod tests {
         let grants = Grants::default();
         for registry in ["docker.io", "quay.io"] {
             let grant = Grant::new(HeaderValue::from_static("Bearer t"), None);
-            grants.slot(&place(registry)).lock().await.grant = Some(grant);
+            grants.slot(&to_pull(registry)).lock().await.grant = Some(grant);
         }
         let kept = grants.carried_over(|place| place.registry.as_str() == "quay.io");
-        assert!(kept.known(&place("quay.io")).await.is_ok_and(|grant| grant.is_some()));
-        assert!(kept.known(&place("docker.io")).await.is_ok_and(|grant| grant.is_none()));
+        assert!(kept.known(&to_pull("quay.io")).await.is_ok_and(|grant| grant.is_some()));
+        assert!(kept.known(&to_pull("docker.io")).await.is_ok_and(|grant| grant.is_none()));
     }
 
     #[tokio::test]
     async fn u9_a_grant_ends_and_a_failure_stands_for_a_moment() {
         let grants = Grants::default();
-        let slot = grants.slot(&place("quay.io"));
+        let slot = grants.slot(&to_pull("quay.io"));
         let over = Grant::new(HeaderValue::from_static("Bearer t"), Some(Duration::ZERO));
         slot.lock().await.grant = Some(over);
-        assert!(grants.known(&place("quay.io")).await.is_ok_and(|grant| grant.is_none()));
+        assert!(grants.known(&to_pull("quay.io")).await.is_ok_and(|grant| grant.is_none()));
         slot.lock().await.fail(broken("down".to_owned()));
-        assert!(grants.known(&place("quay.io")).await.is_err_and(|failure| failure == broken("down".to_owned())));
+        assert!(grants.known(&to_pull("quay.io")).await.is_err_and(|failure| failure == broken("down".to_owned())));
         let long_ago = Instant::now().checked_sub(FAILURE_HOLDS);
         slot.lock().await.failed = long_ago.map(|at| (at, broken("down".to_owned())));
-        assert!(grants.known(&place("quay.io")).await.is_ok());
+        assert!(grants.known(&to_pull("quay.io")).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_grant_to_pull_is_no_grant_to_push() {
+        let grants = Grants::default();
+        let pull = to_pull("quay.io");
+        grants.slot(&pull).lock().await.grant = Some(Grant::new(HeaderValue::from_static("Bearer t"), None));
+        let push = For { action: Action::Push, ..pull.clone() };
+        assert!(grants.known(&push).await.is_ok_and(|grant| grant.is_none()));
+        assert!(grants.known(&pull).await.is_ok_and(|grant| grant.is_some()));
     }
 }

@@ -31,10 +31,10 @@ use url::Url;
 use crate::config::{Config, Reach};
 use crate::metrics::{Attempt as AttemptLabels, Metrics, Upstream};
 use crate::oci::challenge::{self, Challenge};
-use crate::oci::{Candidate, Failure, Method, Place, RateLimit, Registry};
+use crate::oci::{Action, Candidate, Failure, Method, Place, RateLimit, Registry};
 use crate::trace::{self, Span};
 use answer::{Source, Traced, accept, rate_limit};
-use auth::{Asker, Grant, Grants};
+use auth::{Asker, For, Grant, Grants};
 use connect::Clients;
 use health::{Health, Stage};
 use limits::Limits;
@@ -195,7 +195,8 @@ impl Upstreams {
         let query = if ask.query.is_empty() { String::new() } else { format!("?{}", ask.query) };
         let path = format!("/v2/{}/{}{query}", ask.place.repository, ask.resource);
         let url = reach.url.join(&path).map_err(|err| Failure::Other(format!("no address: {err}")))?;
-        let grant = self.grants.known(ask.place).await?;
+        let wanted = For { place: ask.place.clone(), action: Action::Pull };
+        let grant = self.grants.known(&wanted).await?;
         let (answer, host) = self.follow(ask, reach, url.clone(), grant.as_ref()).await?;
         if answer.status() != StatusCode::UNAUTHORIZED {
             return Ok(answer);
@@ -210,7 +211,7 @@ impl Upstreams {
         let asker = Asker {
             clients: self.clients.clone(),
             reach: reach.clone(),
-            place: ask.place.clone(),
+            wanted,
             limit: self.config.limits.upstream_headers * 3 / 4,
         };
         let renewed = match (&challenge, &grant) {

@@ -11,6 +11,7 @@ use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use url::{Url, form_urlencoded};
 
+use super::auth::For;
 use super::connect::Clients;
 use super::secret::{Secret, basic};
 use crate::config::Reach;
@@ -45,16 +46,17 @@ struct Body {
 pub(super) async fn fetch(
     clients: &Clients,
     reach: &Reach,
-    place: &Place,
+    grant: &For,
     wanted: Wanted<'_>,
     secret: Option<&Secret>,
     limit: Duration,
 ) -> Result<(HeaderValue, Duration), Failure> {
+    let place = &grant.place;
     let url = Url::parse(wanted.realm)
         .map_err(|_| broken(format!("{} names a token service that is no address", place.registry)))?;
     check_realm(reach, place, &url)?;
     let host = url.host_str().unwrap_or_default().to_owned();
-    let request = request(url.clone(), place, wanted, secret)
+    let request = request(url.clone(), grant, wanted, secret)
         .map_err(|err| broken(format!("the token service {host}: {err}")))?;
     let fetched = tokio::time::timeout(limit, async {
         let client = clients.client(&place.registry, reach, &url).await;
@@ -95,11 +97,11 @@ fn broken(reason: String) -> Failure {
 
 fn request(
     mut url: Url,
-    place: &Place,
+    grant: &For,
     wanted: Wanted<'_>,
     secret: Option<&Secret>,
 ) -> Result<Request<Full<Bytes>>, hyper::http::Error> {
-    let own = format!("repository:{}:pull", place.repository);
+    let own = format!("repository:{}:{}", grant.place.repository, grant.action.scope());
     let scope = wanted.scope.unwrap_or(&own);
     // Whatever the realm has of a user in front of its host, or behind its number sign, is not ours to send.
     let _ = (url.set_username(""), url.set_password(None));
@@ -172,7 +174,7 @@ fn same_domain(one: &str, other: &str) -> bool {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::oci::{Registry, Repository};
+    use crate::oci::{Action, Registry, Repository};
 
     #[test]
     fn i9_a_realm_belongs_to_its_registry() {
@@ -228,12 +230,13 @@ mod tests {
             registry: Registry::parse("quay.io").expect("a registry"),
             repository: Repository::parse("a/b").expect("a repository"),
         };
+        let grant = For { place, action: Action::Pull };
         let wanted = Wanted { realm: "", service: Some("quay.io"), scope: None };
         let url = || Url::parse("https://evil:x@quay.io/token?a=b#c").expect("an address");
         let secret = Secret::Identity("secret&scope=x".to_owned());
-        let sent = request(url(), &place, wanted, Some(&secret)).expect("a request");
+        let sent = request(url(), &grant, wanted, Some(&secret)).expect("a request");
         assert_eq!((sent.method().as_str(), sent.uri().to_string().as_str()), ("POST", "https://quay.io/token?a=b"));
-        let sent = request(url(), &place, wanted, None).expect("a request");
+        let sent = request(url(), &grant, wanted, None).expect("a request");
         assert_eq!(sent.uri().query(), Some("a=b&service=quay.io&scope=repository%3Aa%2Fb%3Apull"));
         assert!(sent.headers().get(AUTHORIZATION).is_none());
     }

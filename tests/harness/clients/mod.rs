@@ -1,12 +1,17 @@
 //! The clients that people use, each with folders of its own.
 
+mod buildah;
 mod containerd;
 mod docker;
 mod podman;
 mod skopeo;
 
+use std::fs;
 use std::process::Command;
 
+use tempfile::TempDir;
+
+pub use buildah::Buildah;
 pub use containerd::Containerd;
 pub use docker::Docker;
 pub use podman::Podman;
@@ -29,17 +34,32 @@ pub trait Client: Send + Sync {
 /// Sets up a client for a mirror (host and port).
 pub type SetUp = fn(&str) -> Box<dyn Client>;
 
-/// Docker, containerd, Podman and Skopeo.
-pub const ALL: [SetUp; 4] = [
+/// Docker, containerd, Podman, Skopeo and Buildah.
+pub const ALL: [SetUp; 5] = [
     |mirror| Box::new(Docker::start(mirror)),
     |mirror| Box::new(Containerd::start(mirror)),
     |mirror| Box::new(Podman::new(mirror)),
     |mirror| Box::new(Skopeo::new(mirror)),
+    |mirror| Box::new(Buildah::new(mirror)),
 ];
 
 /// All of them, pointed at one mirror.
 pub fn all(mirror: &str) -> Vec<Box<dyn Client>> {
     ALL.iter().map(|set_up| set_up(mirror)).collect()
+}
+
+/// A folder with a `registries.conf` and a `policy.json`: docker.io is to be had from the mirror alone, so that what the
+/// mirror denies is denied.
+fn only_mirror(mirror: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let registries = format!(
+        "unqualified-search-registries = []\n[[registry]]\nprefix = \"docker.io\"\nlocation = \"docker.io\"\n\
+         blocked = true\n[[registry.mirror]]\nlocation = \"{mirror}/docker.io\"\ninsecure = true\n"
+    );
+    fs::write(folder.path().join("registries.conf"), registries).unwrap();
+    let policy = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
+    fs::write(folder.path().join("policy.json"), policy).unwrap();
+    folder
 }
 
 /// Runs a command. Gives its standard output, or everything that it printed when it failed.

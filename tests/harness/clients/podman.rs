@@ -1,11 +1,10 @@
 //! Podman, told by a `registries.conf`: it names the registry by the first segment of the path.
 
-use std::fs;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-use super::{Client, digest, output};
+use super::{Client, digest, only_mirror, output};
 use crate::process::offline;
 
 /// Folders of its own; there is no daemon.
@@ -15,17 +14,9 @@ pub struct Podman {
 }
 
 impl Podman {
-    /// Writes its configuration. docker.io itself is blocked: what the mirror denies is denied.
+    /// Writes its configuration.
     pub fn new(mirror: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let registries = format!(
-            "unqualified-search-registries = []\n[[registry]]\nprefix = \"docker.io\"\nlocation = \"docker.io\"\n\
-             blocked = true\n[[registry.mirror]]\nlocation = \"{mirror}/docker.io\"\ninsecure = true\n"
-        );
-        fs::write(folder.path().join("registries.conf"), registries).unwrap();
-        let policy = r#"{"default":[{"type":"insecureAcceptAnything"}]}"#;
-        fs::write(folder.path().join("policy.json"), policy).unwrap();
-        Self { folder }
+        Self { folder: only_mirror(mirror) }
     }
 
     fn podman(&self, arguments: &[&str]) -> Result<String, String> {

@@ -491,7 +491,8 @@ extern void tidegate_call_accept(tidegate_list_string_t *ret);
 extern void tidegate_call_header(tidegate_string_t *name, tidegate_list_string_t *ret);
 // A fact by its name. none: not known here.
 // 
-// - `method`: `GET`, `HEAD`; `addressing`: `ns`, `path`, `default`
+// - `method`: `GET`, `HEAD`; `addressing`: `ns`, `virtual-host`,
+//   `path`, `default`, `intercept`
 // - `cache.digest`, `cache.age-secs`: of the cached copy, where there is one
 // - `ratelimit.REGISTRY.remaining`, `ratelimit.REGISTRY.limit`: what the registry said last of the pulls that it
 //   still allows, and of those in all; `ratelimit.REGISTRY.window-secs`: for how long; `ratelimit.REGISTRY.age-secs`:

@@ -193,11 +193,12 @@ fn read(span: Range<usize>, typed: Typed, dir: &Path) -> Read<Case> {
         };
     }
     if let Some(addressing) = &typed.addressing {
-        pull.addressing = match addressing.get_ref().as_str() {
-            "ns" => Addressing::Ns,
-            "path" => Addressing::Path,
-            "default" => Addressing::Default,
-            _ => return wrong(addressing, "addressing is \"ns\", \"path\" or \"default\""),
+        pull.addressing = match Addressing::parse(addressing.get_ref()) {
+            Some(addressing) => addressing,
+            None => {
+                let known = Addressing::ALL.map(Addressing::as_str).join("\", \"");
+                return wrong(addressing, &format!("addressing is one of \"{known}\""));
+            }
         };
     }
     let now = typed.now.as_ref().map(|now| {

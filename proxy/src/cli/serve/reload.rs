@@ -153,7 +153,7 @@ impl Reload {
         self.core.cache.set_limits(&config.cache);
         self.log.set(&config.log);
         self.core.replace(Live { config: config.clone(), upstreams });
-        self.server.show(config.tls.as_ref());
+        self.server.show(&config);
         self.listening.replace(moved, &config);
         self.generation += 1;
         self.measure(&config);
@@ -175,23 +175,24 @@ impl Reload {
         metrics.config_generation.set(self.generation);
         metrics.config_loaded_seconds.set(unix_seconds(SystemTime::now()));
         metrics.certificate_expires_seconds.clear();
-        if let Some(tls) = &config.tls {
+        if let Some(first) = config.certificates().map(|tls| tls.expires).min() {
             let clients = Listener { listener: "clients" };
-            metrics.certificate_expires_seconds.get_or_create(&clients).set(unix_seconds(tls.expires));
+            metrics.certificate_expires_seconds.get_or_create(&clients).set(unix_seconds(first));
         }
     }
 
     fn look_at_certificate(&self) {
         let live = self.core.live();
-        let Some(tls) = &live.config.tls else { return };
-        let certificate = tls.certificate.display().to_string();
-        match tls.expires.duration_since(SystemTime::now()) {
-            Err(_) => tracing::warn!(certificate, "the certificate has ended: clients refuse it"),
-            Ok(left) if left < CERTIFICATE_WARN => {
-                let days = left.as_secs() / (24 * 60 * 60);
-                tracing::warn!(certificate, days, "the certificate ends soon: put a new one in its place");
+        for tls in live.config.certificates() {
+            let certificate = tls.certificate.display().to_string();
+            match tls.expires.duration_since(SystemTime::now()) {
+                Err(_) => tracing::warn!(certificate, "the certificate has ended: clients refuse it"),
+                Ok(left) if left < CERTIFICATE_WARN => {
+                    let days = left.as_secs() / (24 * 60 * 60);
+                    tracing::warn!(certificate, days, "the certificate ends soon: put a new one in its place");
+                }
+                Ok(_) => {}
             }
-            Ok(_) => {}
         }
     }
 }
