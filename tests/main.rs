@@ -19,6 +19,7 @@ mod endurance;
 mod eviction;
 mod faults;
 mod freshness;
+mod import;
 mod input;
 mod inspection;
 mod instruments;

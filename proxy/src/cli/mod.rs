@@ -6,6 +6,7 @@ mod check;
 mod client_config;
 mod decisions;
 mod explain;
+mod import;
 mod log;
 mod migrate;
 mod plugin;
@@ -60,6 +61,9 @@ enum Verb {
     /// Turn files of one kind into files of the kind that follows it
     #[command(subcommand)]
     Migrate(migrate::Verb),
+    /// Turn the files that other systems have into a configuration of this proxy: exit code 0, 1 where something of them is
+    /// left, or 2
+    Import(import::Import),
     /// Look into the cache, verify it, take something out of it
     #[command(subcommand)]
     Cache(cache::Verb),
@@ -102,6 +106,9 @@ pub fn run() -> ExitCode {
     if let Verb::Migrate(verb) = &args.verb {
         return verb.run();
     }
+    if let Verb::Import(asked) = &args.verb {
+        return asked.run();
+    }
     let config = match Config::open(args.config.as_deref()) {
         Ok(config) => Arc::new(config),
         Err(err) => return refuse(&err),
@@ -114,7 +121,9 @@ pub fn run() -> ExitCode {
         Verb::ClientConfig(asked) => asked.run(&config),
         Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
-        Verb::Plugin(_) | Verb::Replay(_) | Verb::Migrate(_) | Verb::CompilePlugin => ExitCode::FAILURE,
+        Verb::Plugin(_) | Verb::Replay(_) | Verb::Migrate(_) | Verb::Import(_) | Verb::CompilePlugin => {
+            ExitCode::FAILURE
+        }
     }
 }
 
