@@ -28,6 +28,7 @@ mod kept;
 mod killed_upstream;
 mod languages;
 mod migrate;
+mod mirrors;
 mod operated;
 mod plugin_verbs;
 mod plugins;

@@ -37,6 +37,11 @@ pub fn require_signature() -> Vec<u8> {
     built("require-signature")
 }
 
+/// `mirrors.wasm`.
+pub fn mirrors() -> Vec<u8> {
+    built("mirrors")
+}
+
 /// `teller.wasm`, which tells what the host tells it.
 pub fn teller() -> Vec<u8> {
     built("teller")
@@ -52,7 +57,7 @@ fn built(name: &str) -> Vec<u8> {
     let folder = workspace().join("plugins");
     BUILT.get_or_init(|| {
         let mut build = Command::new(folder.join("build"));
-        let own = ["allowlist", "failover", "cooldown", "tag-guard", "quota", "require-signature"];
+        let own = ["allowlist", "failover", "cooldown", "tag-guard", "quota", "require-signature", "mirrors"];
         build.args(own).args(["../tests/guests/teller", "../tests/guests/puppet"]).current_dir(&folder);
         let output = run_within(BUILD, &mut build);
         assert!(output.status.success(), "plugins/build:\n{}", String::from_utf8_lossy(&output.stderr));

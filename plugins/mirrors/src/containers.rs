@@ -110,6 +110,12 @@ impl Entry {
         }
     }
 
+    /// Whether it is about a single tag or digest. containers tools look for the name without either, so that it is about
+    /// nothing.
+    pub fn is_one_image(&self) -> bool {
+        self.scope.split_once('/').is_some_and(|(_, path)| path.contains([':', '@']))
+    }
+
     /// The entry as a rule.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ pub fn admit(rules: &Rules, request: &Request) -> Verdict {
         if let (Some(at), true) = (&rule.blocked, request.action != Action::Pull) {
             // Uploads and removals go to the source itself, never to a mirror.
             denial.get_or_insert_with(|| format!("{name} is blocked by {} of {at}", rule.scope));
-        } else if request.action != Action::Pull || leads_anywhere(rules, rule, rest, asked(request), &name) {
+        } else if request.action != Action::Pull || !places(rules, rule, rest, asked(request), &name).is_empty() {
             return Verdict::Allow;
         } else {
             denial.get_or_insert_with(|| nowhere(rule, request, &name));
@@ -99,24 +99,13 @@ fn add_candidate(
     }
 }
 
-fn leads_anywhere(rules: &Rules, rule: &Rule, rest: &str, asked: Asked, name: &str) -> bool {
-    places(rules, rule, rest, asked, name).next().is_some()
-}
-
 /// Where a name leads to by its rule: registry and repository.
-fn places<'a>(
-    rules: &'a Rules,
-    rule: &'a Rule,
-    rest: &'a str,
-    asked: Asked,
-    name: &'a str,
-) -> impl Iterator<Item = (String, String)> + 'a {
-    let serves = move |target: &&Target| match asked {
-        Asked::Tag => target.tags,
-        Asked::Digest => target.digests,
-        Asked::Blob => true,
-    };
-    let place = move |target: &Target| match &target.place {
+///
+/// What a manifest lists is had where the manifest was had, as containers tools have it: they stay with the mirror that
+/// served them. And a digest that a tag stood for there may come from there, be that a mirror for tags only: many
+/// clients ask for a tag's digest, and then for that.
+fn places(rules: &Rules, rule: &Rule, rest: &str, asked: Asked, name: &str) -> Vec<(String, String)> {
+    let place = |target: &Target| match &target.place {
         None => name.split_once('/').map(|(registry, path)| (registry.to_owned(), path.to_owned())),
         Some(place) => {
             let (registry, repository) = place.below(rest)?;
@@ -125,7 +114,34 @@ fn places<'a>(
             (!blocked).then_some((registry, repository))
         }
     };
-    rule.targets.iter().filter(serves).filter_map(place)
+    let serves = |target: &&Target| match asked {
+        Asked::Tag => target.tags,
+        Asked::Digest => target.digests,
+        Asked::Blob => true,
+    };
+    let mut places: Vec<_> = rule.targets.iter().filter(serves).filter_map(place).collect();
+    let is_one_for_all = matches!(rule.targets.as_slice(), [] | [Target { tags: true, digests: true, .. }]);
+    if asked == Asked::Tag || is_one_for_all {
+        return places;
+    }
+    let may_give = |gave: &str| {
+        rule.targets.iter().filter_map(place).find(|(registry, repository)| {
+            gave.strip_prefix(registry.as_str()).and_then(|rest| rest.strip_prefix('/')) == Some(repository)
+        })
+    };
+    for listed in call::attribute("listed-at").iter().flat_map(|places| places.rsplit(' ')).filter_map(may_give) {
+        places.retain(|place| *place != listed);
+        places.insert(0, listed);
+    }
+    if asked == Asked::Digest {
+        let tagged = call::attribute("tagged-at");
+        for tagged in tagged.iter().flat_map(|places| places.split(' ')).filter_map(may_give) {
+            if !places.contains(&tagged) {
+                places.push(tagged);
+            }
+        }
+    }
+    places
 }
 
 fn asked(request: &Request) -> Asked {

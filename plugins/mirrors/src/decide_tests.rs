@@ -95,6 +95,30 @@ fn mirror_sets_of_a_cluster() {
 }
 
 #[test]
+fn what_a_manifest_lists_is_had_where_the_manifest_was() {
+    let rules = rules_of("20-mirrors.yaml", IDMS);
+    let tell = |name: &str, places: &str| {
+        testing::host(|host| _ = host.attributes.insert(name.to_owned(), places.to_owned()));
+    };
+    tell("listed-at", "registry.example.com/a/b");
+    assert_eq!(
+        decided(&rules, "registry.example.com/a/b#"),
+        "registry.example.com/a/b mirror.example.com/a/b tags.example.com/x/a/b"
+    );
+    assert_eq!(decided(&rules, "registry.example.com/a/b@"), "registry.example.com/a/b mirror.example.com/a/b");
+    // The digest of a tag that came from a mirror for tags only, and what its index lists.
+    tell("listed-at", "tags.example.com/quay-a/b");
+    assert_eq!(decided(&rules, "quay.io/a/b@"), "tags.example.com/quay-a/b");
+    tell("listed-at", "");
+    assert!(decided(&rules, "quay.io/a/b@").contains("none of its mirrors is for pulls by digest"));
+    tell("tagged-at", "tags.example.com/quay-a/b");
+    assert_eq!(decided(&rules, "quay.io/a/b@"), "tags.example.com/quay-a/b");
+    // A place that the rule does not name is none for it.
+    tell("tagged-at", "evil.org/quay-a/b");
+    assert!(decided(&rules, "quay.io/a/b@").contains("none of its mirrors is for pulls by digest"));
+}
+
+#[test]
 fn a_blocked_registry_with_mirrors_is_had_from_them_only() {
     let image = "apiVersion: config.openshift.io/v1\nkind: Image\nspec:\n  registrySources:\n    blockedRegistries:\n    - \
                  quay.io/payload\n    - '*.evil.org'\n    - mirror.lan/bad\n";

@@ -68,6 +68,14 @@ pub fn load(files: &[File]) -> Result<Rules, String> {
     rules.notes = notes;
     rules.notes.append(&mut containers.notes);
     for entry in &containers.entries {
+        if entry.is_one_image() {
+            rules.notes.push(format!(
+                "{}: {} names one tag or digest, of which containers tools take no notice either: the plugin allowlist \
+                 holds it",
+                entry.at, entry.scope
+            ));
+            continue;
+        }
         rules.add_checked(entry.rule()?)?;
     }
     for rule in by_host {

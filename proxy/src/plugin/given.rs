@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 
-use super::lookups::{Cached, Looking, Lookups, Missing};
+use super::lookups::{Cached, Gave, Looking, Lookups, Missing};
 use crate::oci::manifest::{Descriptor, MANIFEST_MAX};
-use crate::oci::{Digest, RateLimit, Reference, Registry};
+use crate::oci::{Digest, Place, RateLimit, Reference, Registry, Repository};
 
 /// The window of a rate limit that does not say how long it is.
 const WINDOW: Duration = Duration::from_hours(1);
@@ -36,6 +36,8 @@ pub struct Given {
     pub rate_limits: HashMap<Registry, (RateLimit, Duration)>,
     /// Registries that keep failing.
     pub ailing: HashSet<Registry>,
+    /// Places that gave what is asked for, or what lists it.
+    pub gave: HashMap<Gave, Vec<Place>>,
     /// Names of facts about registries that are known, be it that there is none.
     pub known: HashSet<String>,
     /// An OCI image layout that has more manifests and blobs.
@@ -59,7 +61,8 @@ impl Given {
             self.tell_one(name, value).ok_or_else(|| {
                 format!(
                     "`{name} = {value}` is no fact; there are ratelimit.REGISTRY.remaining, .limit, .window-secs and \
-                     .age-secs, each with a number, and registry.REGISTRY.ailing with true or false"
+                     .age-secs, each with a number, registry.REGISTRY.ailing with true or false, and tagged-at and \
+                     listed-at with places such as docker.io/library/redis"
                 )
             })?;
         }
@@ -87,6 +90,14 @@ impl Given {
     }
 
     fn tell_one(&mut self, name: &str, value: &str) -> Option<()> {
+        if let Some(how) = Gave::parse(name) {
+            let place = |text: &str| {
+                let (registry, repository) = text.split_once('/')?;
+                Some(Place { registry: Registry::parse(registry)?, repository: Repository::parse(repository)? })
+            };
+            self.gave.insert(how, value.split(' ').map(place).collect::<Option<_>>()?);
+            return Some(());
+        }
         let (kind, rest) = name.split_once('.')?;
         let (registry, what) = rest.rsplit_once('.')?;
         let registry = Registry::parse(registry)?;
@@ -167,6 +178,10 @@ impl Lookups for Given {
         self.ailing.contains(registry)
     }
 
+    fn gave(&self, how: Gave) -> Vec<Place> {
+        self.gave.get(&how).cloned().unwrap_or_default()
+    }
+
     fn now(&self) -> SystemTime {
         self.now.unwrap_or_else(SystemTime::now)
     }
@@ -186,12 +201,16 @@ mod tests {
         let given = tell("ratelimit.docker.io.remaining", "3").expect("a fact");
         assert_eq!(given.rate_limit(&hub).map(|(limit, age)| (limit.remaining, age)), Some((3, Duration::ZERO)));
         assert!(tell("registry.docker.io.ailing", "true").expect("a fact").is_ailing(&hub));
+        let given = tell("listed-at", "m.lan/hub/a quay.io/a").expect("a fact");
+        let gave = given.gave(Gave::Listed);
+        assert_eq!(gave.iter().map(ToString::to_string).collect::<Vec<_>>(), ["m.lan/hub/a", "quay.io/a"]);
         for (name, value) in [
             ("ratelimit.docker.io.remaining", "few"),
             ("ratelimit.docker.io.left", "3"),
             ("ratelimit.remaining", "3"),
             ("weather.docker.io.remaining", "3"),
             ("registry.docker.io.ailing", "maybe"),
+            ("tagged-at", "nowhere"),
         ] {
             assert!(tell(name, value).is_err(), "{name} {value}");
         }

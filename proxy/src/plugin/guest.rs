@@ -11,13 +11,13 @@ use super::bindings::{call, clock, config, image, log, metrics as wit_metrics, r
 use super::convert::printable;
 use super::facts::Question;
 use super::looking::Budget;
-use super::lookups::{Cached, Lookups};
+use super::lookups::{Cached, Gave, Lookups};
 use super::meter::Meter;
 use super::settings::Mode;
 use super::state::{Refused, State};
 use super::wasi::Sandbox;
 use crate::metrics::{self, Metrics, Value};
-use crate::oci::Registry;
+use crate::oci::{Place, Registry};
 
 /// Bytes of log lines that one call of a hook may write.
 pub(super) const LOG_MAX: usize = 8 << 10;
@@ -222,8 +222,13 @@ impl call::Host for Guest {
                 Cached::Stale { age, .. } => Some(age.as_secs().to_string()),
             },
             name => {
-                let told = attribute_of_a_registry(&*question.lookups, name);
-                if question.facts.recorded && (name.starts_with("ratelimit.") || name.starts_with("registry.")) {
+                let gave = Gave::parse(name);
+                let told = match gave {
+                    Some(how) => places(&question.lookups.gave(how)),
+                    None => attribute_of_a_registry(&*question.lookups, name),
+                };
+                let noted = gave.is_some() || name.starts_with("ratelimit.") || name.starts_with("registry.");
+                if question.facts.recorded && noted {
                     question.facts.see(|seen| seen.note_attribute(name, told.as_deref()));
                 }
                 told
@@ -248,6 +253,12 @@ impl call::Host for Guest {
             question.facts.warn(&message);
         }
     }
+}
+
+/// Places as a plugin reads them; none for none.
+fn places(places: &[Place]) -> Option<String> {
+    let places: Vec<String> = places.iter().map(ToString::to_string).collect();
+    (!places.is_empty()).then(|| places.join(" "))
 }
 
 /// What a fact about a registry is, by its name.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use crate::oci::manifest::Descriptor;
-use crate::oci::{Digest, RateLimit, Reference, Registry};
+use crate::oci::{Digest, Place, RateLimit, Reference, Registry};
 
 /// An answer that takes a while.
 pub type Looking<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -36,9 +36,32 @@ pub trait Lookups: Send + Sync {
     /// Whether a registry keeps failing.
     fn is_ailing(&self, registry: &Registry) -> bool;
 
+    /// Places that lately gave what is asked for by its digest, or what lists it.
+    fn gave(&self, how: Gave) -> Vec<Place>;
+
     /// The time on the wall.
     fn now(&self) -> SystemTime {
         SystemTime::now()
+    }
+}
+
+/// What a place gave of a digest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Gave {
+    /// The manifest of that digest, by a tag.
+    Tagged,
+    /// A manifest that lists it.
+    Listed,
+}
+
+impl Gave {
+    /// The fact's name for plugins.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "tagged-at" => Some(Self::Tagged),
+            "listed-at" => Some(Self::Listed),
+            _ => None,
+        }
     }
 }
 

@@ -42,7 +42,7 @@ pub use facts::{Decided, Decision, Facts, Identity, Question, Seen, Tried};
 pub use folder::plugin_name;
 pub use given::Given;
 pub use image::Image;
-pub use lookups::{Cached, Looking, Lookups, Missing};
+pub use lookups::{Cached, Gave, Looking, Lookups, Missing};
 pub use reload::{Plugins, StartError};
 pub use replaying::Replaying;
 pub use ruling::{Rule, Step};

@@ -147,6 +147,11 @@ impl PluginSet {
         [Mode::Enforce, Mode::Shadow].into_iter().any(|mode| self.asked("inspection", question, mode).next().is_some())
     }
 
+    /// Whether any plugin is asked where a pull may come from.
+    pub fn routes(&self, question: &Question) -> bool {
+        self.live("routing", question).next().is_some()
+    }
+
     /// Asks every inspection plugin about the manifest of the question until one does not release it.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ mod blob;
 mod error;
 mod explain;
 mod flights;
+mod givers;
 mod listing;
 mod manifest;
 mod misses;
@@ -42,6 +43,7 @@ use crate::plugin::{Decision, Facts, Plugins};
 use crate::upstream::{Upstreams, Via};
 use admitted::Admitted;
 use flights::Flights;
+use givers::Givers;
 use listing::Listing;
 use misses::Misses;
 use parents::Parents;
@@ -76,6 +78,7 @@ pub struct Core {
     /// Who asks for lists.
     listings: Arc<Flights<Listing>>,
     parents: Parents,
+    givers: Givers,
 }
 
 /// The configuration in effect, and what follows from it. A request keeps the one that it began with.
@@ -166,6 +169,7 @@ impl Core {
             proofs: Arc::default(),
             listings: Arc::default(),
             parents: Parents::default(),
+            givers: Givers::default(),
         }
     }
 
@@ -219,6 +223,9 @@ pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller)
                 Reference::Digest(digest) => routed.manifest_by_digest(*digest).await?,
             };
             routed.inspect(reference, &found).await?;
+            if routed.plugins().routes(routed.question()) {
+                core.givers.learn(&pull.place, reference, &found);
+            }
             Ok(manifest::answer(found))
         }
         Content::Blob(digest) => routed.blob(*digest).await,

@@ -12,8 +12,8 @@ use super::error::{Cause, Error};
 use super::routed::Routed;
 use super::{Answer, Caller, Core, Live, is_fresh};
 use crate::oci::manifest::{Contents, Descriptor, MANIFEST_MAX, Negotiated};
-use crate::oci::{Candidate, Content, Denial, Digest, Method, Pull, RateLimit, Reference, Registry, Tag};
-use crate::plugin::{Cached, Looking, Lookups, Missing, PluginSet, Question, Rule};
+use crate::oci::{Candidate, Content, Denial, Digest, Method, Place, Pull, RateLimit, Reference, Registry, Tag};
+use crate::plugin::{Cached, Gave, Looking, Lookups, Missing, PluginSet, Question, Rule};
 
 /// Why a plugin's look-up goes to no registry.
 const CACHE_ONLY: &str = "a look-up";
@@ -228,6 +228,16 @@ impl Lookups for Sight {
 
     fn is_ailing(&self, registry: &Registry) -> bool {
         self.routing.live.upstreams.is_ailing(registry)
+    }
+
+    fn gave(&self, how: Gave) -> Vec<Place> {
+        let Routing { core, pull, .. } = &*self.routing;
+        match pull.content {
+            Content::Manifest(Reference::Digest(digest)) | Content::Blob(digest) => {
+                core.givers.of(&pull.place, digest, how)
+            }
+            Content::Manifest(Reference::Tag(_)) | Content::Tags | Content::Referrers(_) => Vec::new(),
+        }
     }
 }
 

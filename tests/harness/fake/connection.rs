@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::{self, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::json;
@@ -51,7 +52,14 @@ fn read_request(reader: &mut BufReader<TcpStream>) -> io::Result<Seen> {
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let body = String::from_utf8_lossy(&body).into_owned();
-    Ok(Seen { method, path, query: query.to_owned(), fields, body })
+    Ok(Seen {
+        method,
+        path,
+        query: query.to_owned(),
+        fields,
+        body,
+        turn: super::REQUESTS.fetch_add(1, Ordering::SeqCst),
+    })
 }
 
 fn answer(stream: &TcpStream, shared: &Shared, seen: &Seen) -> io::Result<After> {

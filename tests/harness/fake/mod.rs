@@ -40,6 +40,8 @@ pub struct Seen {
     pub fields: Fields,
     /// The body.
     pub body: String,
+    /// How many requests all fake registries had got before it.
+    pub turn: u64,
 }
 
 #[derive(Debug, Default)]
@@ -235,6 +237,9 @@ impl Document {
         Self { media_type: media_type.to_owned(), digest: sha256(&content), content: content.into() }
     }
 }
+
+/// Requests so far, to all fakes.
+static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
 /// Connections so far, to all fakes.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);

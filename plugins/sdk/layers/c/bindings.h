@@ -497,6 +497,9 @@ extern void tidegate_call_header(tidegate_string_t *name, tidegate_list_string_t
 // - `ratelimit.REGISTRY.remaining`, `ratelimit.REGISTRY.limit`: what the registry said last of the pulls that it
 //   still allows, and of those in all; `ratelimit.REGISTRY.window-secs`: for how long; `ratelimit.REGISTRY.age-secs`:
 //   when it said so. A registry that has said nothing within the window is not known.
+// - `listed-at`: places (`REGISTRY/REPOSITORY`, spaces between, the latest first) that in the last 15 minutes gave a
+//   client of this repository a manifest which lists the digest that is asked for; `tagged-at`: that gave the manifest
+//   of this digest by a tag
 // - `registry.REGISTRY.ailing`: `true` while the host asks it after all others, since it keeps failing
 extern bool tidegate_call_attribute(tidegate_string_t *name, tidegate_string_t *ret);
 // Whether the cache holds what is asked for, under a candidate that the routing hooks give for this request
