@@ -142,6 +142,32 @@ fn docker_is_held_by_the_name_of_the_mirror_alone() {
 }
 
 #[test]
+fn docker_is_held_by_interception_under_the_names_that_registries_have() {
+    let registry = Registry::start();
+    registry.push(&Image::small("app"), "library/app:1");
+    registry.push(&Image::small("secret"), "library/secret:1");
+    let site = Site::new()
+        .with_fixed_ports()
+        .registry("quay.io", &registry.url(), "")
+        .registry("ghcr.io", &registry.url(), "")
+        .with([("10-allowlist.wasm", &allowlist()), ("10-allowlist.toml", b"block = [\"*/library/secret\"]")]);
+    let ca = site.path("ca").display().to_string();
+    let made = site.clone().run(&["ca", "init", "--dir", &ca]);
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let table = format!("[intercept]\nregistries = [\"quay.io\", \"ghcr.io\"]\nca_dir = \"{ca}\"");
+    let served = Served { proxy: site.top(&table).start(), _registry: registry, _authority: None };
+    let mut machine = machine(&served, &["docker", "--enforce"]);
+    for name in ["quay.io", "ghcr.io"] {
+        let pulled = machine.docker(&format!("{name}/library/app:1"));
+        assert!(pulled.is_ok(), "{pulled:?}");
+        let image = format!("{name}/library/secret:1");
+        let told = machine.docker(&image).expect_err("it is denied");
+        assert!(told.contains("is blocked by rule"), "{told}");
+    }
+    assert_eq!(machine.wanted(), [""; 0]);
+}
+
+#[test]
 fn nothing_is_written_over_and_nothing_merged() {
     let site = Site::new().with_fixed_ports();
     let tree = site.path("tree");

@@ -24,6 +24,7 @@ mod input;
 mod inspection;
 mod instruments;
 mod integrity;
+mod interception;
 mod kept;
 mod killed_upstream;
 mod languages;

@@ -135,6 +135,12 @@ pub fn name(data: &[u8]) {
         assert_harmless(&host.as_str().replace(':', ""));
         assert!(!host.as_str().is_empty() && host.as_str() == host.as_str().to_ascii_lowercase(), "{host:?}");
     }
+    // What a tunnel is asked to: it is the same host, and written as an address it is itself again.
+    if let Some((host, port)) = Host::with_port(text) {
+        assert_eq!(Host::of_authority(text).as_ref(), Some(&host));
+        assert_ne!(port, Some(0), "{text:?}");
+        assert_eq!(Host::with_port(&format!("{}:443", host.in_address())), Some((host, Some(443))));
+    }
     if let Some(repository) = Repository::parse(text) {
         assert_eq!(repository.as_str(), text);
         assert_harmless(text);

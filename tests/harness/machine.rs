@@ -44,6 +44,15 @@ impl Machine {
         self.way_out.seen().iter().map(|asked| host(&asked.line)).collect()
     }
 
+    /// What a drop-in of dockerd's unit puts into its environment.
+    fn unit_environment(&self) -> Vec<(String, String)> {
+        let drop_in = fs::read_to_string(self.tree.join("etc/systemd/system/docker.service.d/50-tidegate.conf"));
+        let drop_in = drop_in.unwrap_or_default();
+        let lines = drop_in.lines().filter_map(|line| line.strip_prefix("Environment="));
+        let pairs = lines.flat_map(str::split_whitespace).filter_map(|word| word.split_once('='));
+        pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    }
+
     fn at(&self, name: &str) -> String {
         self.scratch.path().join(name).display().to_string()
     }
@@ -108,6 +117,7 @@ impl Machine {
         let socket = format!("unix://{}", self.at("docker.sock"));
         if self.dockerd.is_none() {
             let mut command = self.command("dockerd");
+            command.envs(self.unit_environment());
             command.args(["--data-root", &self.at("docker"), "--exec-root", &self.at("docker-run")]);
             command.args(["--pidfile", &self.at("docker.pid"), "--host", &socket]);
             command.args(["--storage-driver=vfs", "--bridge=none", "--iptables=false", "--ip6tables=false"]);

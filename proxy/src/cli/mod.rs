@@ -1,6 +1,7 @@
 //! The command line: one file a verb.
 
 mod ask;
+mod ca;
 mod cache;
 mod check;
 mod client_config;
@@ -70,6 +71,9 @@ enum Verb {
     /// Write, build, check, test and measure plugins; list those of the running proxy
     #[command(subcommand)]
     Plugin(plugin::Verb),
+    /// Make the private authority that vouches for intercepted registries, and have clients trust it
+    #[command(subcommand)]
+    Ca(ca::Verb),
     /// Compile a plugin from standard input to standard output (the program calls itself so)
     #[command(name = COMPILE_VERB, hide = true)]
     CompilePlugin,
@@ -100,6 +104,9 @@ pub fn run() -> ExitCode {
     if let Verb::Plugin(verb) = &args.verb {
         return finish(verb.run(args.config.as_deref()));
     }
+    if let Verb::Ca(verb) = &args.verb {
+        return verb.run(args.config.as_deref());
+    }
     if let Verb::Replay(asked) = &args.verb {
         return finish(replay::replay(asked));
     }
@@ -121,7 +128,7 @@ pub fn run() -> ExitCode {
         Verb::ClientConfig(asked) => asked.run(&config),
         Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
-        Verb::Plugin(_) | Verb::Replay(_) | Verb::Migrate(_) | Verb::Import(_) | Verb::CompilePlugin => {
+        Verb::Plugin(_) | Verb::Ca(_) | Verb::Replay(_) | Verb::Migrate(_) | Verb::Import(_) | Verb::CompilePlugin => {
             ExitCode::FAILURE
         }
     }

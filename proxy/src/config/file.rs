@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
+use super::intercept::Others;
+
 /// `tidegate.toml`.
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +25,7 @@ pub(super) struct File {
     pub tls: Tls,
     #[serde(default)]
     pub virtual_hosts: Vec<VirtualHost>,
+    pub intercept: Option<Intercept>,
     #[serde(default)]
     pub cache: Cache,
     #[serde(default)]
@@ -55,6 +58,17 @@ pub(super) struct VirtualHost {
     pub registry: Spanned<String>,
     pub certificate: Option<Spanned<PathBuf>>,
     pub key: Option<Spanned<PathBuf>>,
+}
+
+/// `[intercept]`
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Intercept {
+    pub registries: Vec<Spanned<String>>,
+    pub ca_dir: Option<Spanned<PathBuf>>,
+    pub others: Option<Others>,
+    #[serde(default)]
+    pub tunnel_hosts: Vec<Spanned<String>>,
 }
 
 /// `[cache]`

@@ -2,10 +2,12 @@
 //!
 //! A configuration that is wrong is refused whole, with file, line and key; nothing of it takes effect.
 
+mod authority;
 mod cache;
 mod decisions;
 mod egress;
 mod file;
+mod intercept;
 mod known;
 mod limits;
 mod login;
@@ -22,11 +24,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
+pub use authority::Authority;
 pub use cache::{Cache, TagTimes};
 pub use decisions::Decisions;
 pub use egress::{Egress, EgressProxy, Way};
 pub use file::{Log, LogFormat, LogLevel, OnLoadError};
+pub use intercept::{Intercept, Others, Wanted};
 pub use limits::Limits;
 pub use login::Login;
 pub use plugins::{Plugins, default_state_dir};
@@ -59,6 +64,8 @@ pub struct Config {
     pub tls: Option<Tls>,
     /// Hosts that stand for a registry each.
     pub virtual_hosts: VirtualHosts,
+    /// Registries that clients reach through the proxy as if it were not there; none: nobody connects through it.
+    pub intercept: Option<Intercept>,
     /// The registry of a client that names none.
     pub default_registry: Registry,
     /// Whether any public registry is reached by its name.
@@ -168,6 +175,7 @@ impl Config {
             admin,
             tls,
             virtual_hosts: VirtualHosts::default(),
+            intercept: None,
             default_registry,
             open_registries: file.open_registries,
             docker_config,
@@ -195,6 +203,7 @@ impl Config {
             return Err(source.error(&spanned.span(), &message));
         }
         config.virtual_hosts = source.virtual_hosts(file.virtual_hosts, &config)?;
+        config.intercept = file.intercept.map(|typed| source.intercept(&typed, &config)).transpose()?;
         Ok(config)
     }
 
@@ -230,12 +239,20 @@ impl Config {
 
     /// The files that it was read from: its own, and those whose contents are part of it.
     pub fn files(&self) -> Vec<Read> {
-        self.file.iter().chain(self.certificates().flat_map(|tls| &tls.files)).cloned().collect()
+        let authority = self.intercept.iter().flat_map(|intercept| &intercept.authority.files);
+        self.file.iter().chain(self.certificates().flat_map(|tls| &tls.files)).chain(authority).cloned().collect()
     }
 
     /// All that clients may be shown, what everybody is shown first.
     pub fn certificates(&self) -> impl Iterator<Item = &Tls> {
         self.tls.iter().chain(self.virtual_hosts.certificates())
+    }
+
+    /// When what clients are shown, or trust, ends, by file.
+    pub fn ends(&self) -> impl Iterator<Item = (&Path, SystemTime)> {
+        let authority = self.intercept.iter().map(|intercept| &intercept.authority);
+        let shown = self.certificates().map(|tls| (tls.certificate.as_path(), tls.expires));
+        shown.chain(authority.map(|authority| (authority.file.as_path(), authority.expires)))
     }
 
     /// Why the file as a whole is not taken.

@@ -55,7 +55,7 @@ pub struct Upstream {
 /// The label of how something ended.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
-    /// `ok`, `failed`, `orphaned`; of a span `delivered`, `dropped`, `failed`; of a line `written`, `dropped`, `failed`.
+    /// `ok`, `failed`, `orphaned`; of CONNECT `intercepted`, `relayed`, `refused`, `failed`; of a span `delivered`, `dropped`, `failed`; of a line `written`, `dropped`, `failed`.
     pub outcome: &'static str,
 }
 
@@ -100,7 +100,7 @@ pub struct PluginLoad {
 /// The label of a listener.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Listener {
-    /// `clients` or `admin`.
+    /// `clients` or `admin`; of the end of a certificate also `intercept`, the authority.
     pub listener: &'static str,
 }
 
@@ -154,6 +154,12 @@ pub struct Metrics {
     pub first_byte_seconds: Times,
     /// Connections that are open.
     pub connections: Family<Listener, Gauge>,
+    /// Connections that CONNECT asked for.
+    pub tunnels: Family<Outcome, Counter>,
+    /// Connections that are carried to another host now.
+    pub tunnels_open: Gauge,
+    /// What was carried, both ways, by those that have ended.
+    pub tunnel_bytes: Counter,
     /// Panics.
     pub panics: Counter,
     /// Spans of traces that ended.
@@ -337,6 +343,9 @@ impl Metrics {
             self.first_byte_seconds.0.clone(),
         );
         registry.register("connections", "Connections that are open", self.connections.clone());
+        registry.register("tunnels", "Connections that CONNECT asked for", self.tunnels.clone());
+        registry.register("tunnels_open", "Connections carried to another host", self.tunnels_open.clone());
+        registry.register_with_unit("tunnel", "Carried by tunnels that ended", Unit::Bytes, self.tunnel_bytes.clone());
         registry.register(
             "trace_spans",
             "Spans of traces: delivered, dropped from a full queue, or not taken by the collector",

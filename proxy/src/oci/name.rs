@@ -73,6 +73,11 @@ impl Registry {
         &self.0
     }
 
+    /// Its port, where it has one.
+    pub fn port(&self) -> Option<u16> {
+        split_port(&self.0).and_then(|(_, port)| port?.parse().ok())
+    }
+
     /// The host without its port; an IPv6 address without its brackets.
     pub fn host(&self) -> &str {
         let (host, _) = split_port(&self.0).expect("parsed once already");
@@ -96,6 +101,22 @@ impl Host {
     pub fn of_authority(text: &str) -> Option<Self> {
         let (host, port) = split_port(text)?;
         port.is_none_or(|port| port.bytes().all(|digit| digit.is_ascii_digit())).then(|| Self::parse(host))?
+    }
+
+    /// Parses `HOST` or `HOST:PORT`, as they stand where something is to be connected to.
+    pub fn with_port(text: &str) -> Option<(Self, Option<u16>)> {
+        let (host, port) = split_port(text)?;
+        let port = match port {
+            None => None,
+            Some(port) if port.starts_with('+') => return None,
+            Some(port) => Some(port.parse().ok().filter(|port| *port > 0)?),
+        };
+        Some((Self::parse(host)?, port))
+    }
+
+    /// As it stands in an address, where a port may follow.
+    pub fn in_address(&self) -> String {
+        if self.0.contains(':') { format!("[{}]", self.0) } else { self.0.clone() }
     }
 
     /// The name or the address.
@@ -282,6 +303,13 @@ mod tests {
             ("[::1]", "::1"),
         ] {
             assert_eq!(Host::of_authority(text).map(|host| host.0).as_deref(), Some(host), "{text}");
+        }
+        let target = |text| Host::with_port(text).map(|(host, port)| (host.in_address(), port));
+        assert_eq!(target("Quay.io:443"), Some(("quay.io".to_owned(), Some(443))));
+        assert_eq!(target("[::1]:8443"), Some(("[::1]".to_owned(), Some(8443))));
+        assert_eq!(target("quay.io"), Some(("quay.io".to_owned(), None)));
+        for bad in ["quay.io:", "quay.io:0", "quay.io:+1", "quay.io:65536", "user@quay.io:443", "quay.io:443/"] {
+            assert_eq!(target(bad), None, "{bad}");
         }
         for bad in ["", ".", "a..b", "user@h", "h:x", "h:1:2", "a/b", "*.lan", "[::1", "[h]", "a_b"] {
             assert!(Host::of_authority(bad).is_none(), "{bad} must not parse");

@@ -8,13 +8,14 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_LENGTH;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Request, Response};
+use hyper::{Method, Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -22,11 +23,14 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::leaves::Leaves;
 use super::patience::{Carrier, Patient, Requests};
 use super::peer::Peer;
 use super::sending::{Sending, Streams};
 use super::table::Place;
+use super::tunnel::{Leads, Led, Onward};
 use crate::config::Limits;
+use crate::oci::Host;
 
 /// Largest head of a request. Units: bytes.
 const HEAD_MAX: u32 = 32 << 10;
@@ -60,6 +64,7 @@ pub(super) struct Terms {
     pub peer: SocketAddr,
     pub limits: Limits,
     pub tls: Option<TlsAcceptor>,
+    pub leaves: Arc<ArcSwapOption<Leaves>>,
     pub place: Arc<Place>,
     /// Finish what is under way, and end.
     pub drain: CancellationToken,
@@ -73,7 +78,15 @@ enum Speaks {
     Http2,
 }
 
-/// Serves a connection to its end.
+/// A stream, and what it is found to speak.
+struct Opened {
+    carrier: Carrier,
+    /// What was read of it already.
+    prefix: Bytes,
+    speaks: Speaks,
+}
+
+/// Serves a connection to its end, with all that it is led on to.
 pub(super) async fn serve<H, F, B>(stream: TcpStream, terms: Terms, handle: H)
 where
     H: Fn(Arc<Peer>, Request<Incoming>) -> F + Clone + Send + 'static,
@@ -81,30 +94,64 @@ where
     B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let _ = stream.set_nodelay(true);
+    let mut peer = Peer { address: terms.peer, named: None, host: None };
+    let mut opened = begin(open(stream, terms.tls.clone()), &terms).await;
+    while let Some(layer) = opened {
+        let Some((onward, client)) = speak(layer, peer, &terms, handle.clone()).await else { return };
+        match onward {
+            Onward::Relay(relay) => {
+                // It ends by itself when nothing moves: nobody else is given its place.
+                let _busy = terms.place.begin();
+                return Box::pin(relay.run(client, &terms)).await;
+            }
+            Onward::Registry { registry, host } => {
+                opened = begin(open_inside(client, &host, &terms), &terms).await;
+                peer = Peer { address: terms.peer, named: Some(registry), host: Some(host) };
+            }
+        }
+    }
+}
+
+/// Finds out what a connection speaks, within the time for that.
+async fn begin(opening: impl Future<Output = io::Result<Opened>>, terms: &Terms) -> Option<Opened> {
     // Nothing was asked yet: there is nothing to finish.
     let opened = tokio::select! {
-        opened = tokio::time::timeout(terms.limits.request_head, open(stream, terms.tls.clone())) => opened,
-        () = terms.drain.cancelled() => return,
-        () = terms.abort.cancelled() => return,
-        () = terms.place.must_go() => return,
+        opened = tokio::time::timeout(terms.limits.request_head, opening) => opened,
+        () = terms.drain.cancelled() => return None,
+        () = terms.abort.cancelled() => return None,
+        () = terms.place.must_go() => return None,
     };
-    let (carrier, prefix, speaks) = match opened {
-        Ok(Ok(opened)) => opened,
+    match opened {
+        Ok(Ok(opened)) => return Some(opened),
         Ok(Err(err)) => {
-            return tracing::debug!(client = %terms.peer, error = err.to_string(), "a connection does not begin");
+            tracing::debug!(client = %terms.peer, error = err.to_string(), "a connection does not begin");
         }
-        Err(_) => return tracing::debug!(client = %terms.peer, "a connection does not begin in time"),
-    };
-    let requests = Requests::default();
-    let (place, peer, counted) =
-        (terms.place.clone(), Arc::new(Peer { address: terms.peer, named: None }), requests.clone());
-    let service = service_fn(move |request| {
+        Err(_) => tracing::debug!(client = %terms.peer, "a connection does not begin in time"),
+    }
+    None
+}
+
+/// Answers requests until the connection ends, or is led on.
+async fn speak<H, F, B>(opened: Opened, peer: Peer, terms: &Terms, handle: H) -> Option<(Onward, Patient)>
+where
+    H: Fn(Arc<Peer>, Request<Incoming>) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+{
+    let Opened { carrier, prefix, speaks } = opened;
+    let (requests, led) = (Requests::default(), Led::default());
+    let (place, peer, counted, leads) = (terms.place.clone(), Arc::new(peer), requests.clone(), led.clone());
+    let service = service_fn(move |mut request| {
         counted.count();
         let busy = place.begin();
-        let response = handle(peer.clone(), request);
+        let connection = (*request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
+        let (response, leads) = (handle(peer.clone(), request), leads.clone());
         // Boxed, so that a connection holds the room of a request only until its answer begins.
         Box::pin(async move {
-            let (head, body) = response.await.into_parts();
+            let (mut head, body) = response.await.into_parts();
+            if let (Some(onward), Some(connection)) = (head.extensions.remove::<Leads>(), connection) {
+                leads.set(onward, connection);
+            }
             let promised = head.headers.contains_key(CONTENT_LENGTH);
             Ok::<_, Infallible>(Response::from_parts(head, Sending::new(body, busy, promised)))
         })
@@ -118,8 +165,9 @@ where
                 .max_buf_size(HEAD_MAX as usize)
                 .max_headers(HEADERS_MAX)
                 .half_close(true)
-                .serve_connection(TokioIo::new(stream), service);
-            Box::pin(run(connection, &terms, http1::Connection::graceful_shutdown, None)).await
+                .serve_connection(TokioIo::new(stream), service)
+                .with_upgrades();
+            Box::pin(run(connection, terms, http1::UpgradeableConnection::graceful_shutdown, None)).await
         }
         Speaks::Http2 => {
             let streams =
@@ -138,16 +186,17 @@ where
                 .serve_connection(TokioIo::new(stream.for_http2(requests)), service);
             // In HTTP/1.1 the time for the head of the next request bounds it.
             let idle = Some(terms.limits.write_stall);
-            Box::pin(run(connection, &terms, http2::Connection::graceful_shutdown, idle)).await
+            Box::pin(run(connection, terms, http2::Connection::graceful_shutdown, idle)).await
         }
     };
     if let Err(err) = ended {
         tracing::debug!(client = %terms.peer, error = err.to_string(), "a connection ended with an error");
     }
+    led.take().await
 }
 
 /// Finds out what a connection speaks.
-async fn open(stream: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<(Carrier, Bytes, Speaks)> {
+async fn open(stream: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<Opened> {
     let Some(tls) = tls else { return open_plain(stream).await };
     let mut first = [0];
     if stream.peek(&mut first).await? == 1 && first[0] != TLS_HANDSHAKE {
@@ -155,14 +204,31 @@ async fn open(stream: TcpStream, tls: Option<TlsAcceptor>) -> io::Result<(Carrie
         return Err(io::Error::other("plain HTTP where TLS is spoken"));
     }
     let stream = tls.accept(stream).await?;
-    let speaks = match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => Speaks::Http2,
-        _ => Speaks::Http1,
-    };
-    Ok((Carrier::Tls(Box::new(stream)), Bytes::new(), speaks))
+    let speaks = agreed(stream.get_ref().1);
+    Ok(Opened { carrier: Carrier::Tls(Box::new(stream)), prefix: Bytes::new(), speaks })
 }
 
-async fn open_plain(mut stream: TcpStream) -> io::Result<(Carrier, Bytes, Speaks)> {
+/// Begins TLS as a host that the client connected to.
+async fn open_inside(client: Patient, host: &Host, terms: &Terms) -> io::Result<Opened> {
+    let leaves = terms.leaves.load_full().ok_or_else(|| io::Error::other("nothing is intercepted any more"))?;
+    let acceptor = leaves.acceptor(host).map_err(|reason| {
+        tracing::error!(host = host.as_str(), reason, "a client that is intercepted can be shown nothing");
+        io::Error::other(reason)
+    })?;
+    let stream = acceptor.accept(client).await?;
+    let speaks = agreed(stream.get_ref().1);
+    Ok(Opened { carrier: Carrier::Inside(Box::new(stream)), prefix: Bytes::new(), speaks })
+}
+
+/// What the handshake of TLS agreed on.
+fn agreed(tls: &rustls::ServerConnection) -> Speaks {
+    match tls.alpn_protocol() {
+        Some(b"h2") => Speaks::Http2,
+        _ => Speaks::Http1,
+    }
+}
+
+async fn open_plain(mut stream: TcpStream) -> io::Result<Opened> {
     let mut prefix = BytesMut::with_capacity(PREFACE.len());
     while prefix.len() < PREFACE.len() && PREFACE.starts_with(&prefix) {
         // Not more than the preface: what follows it belongs to whoever reads the connection.
@@ -177,7 +243,7 @@ async fn open_plain(mut stream: TcpStream) -> io::Result<(Carrier, Bytes, Speaks
         Some(_) => {}
     }
     let speaks = if prefix == PREFACE { Speaks::Http2 } else { Speaks::Http1 };
-    Ok((Carrier::Plain(stream), prefix.freeze(), speaks))
+    Ok(Opened { carrier: Carrier::Plain(stream), prefix: prefix.freeze(), speaks })
 }
 
 /// Tells a client that speaks plain HTTP to speak TLS.

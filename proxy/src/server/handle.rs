@@ -11,6 +11,7 @@ use hyper::header::{
 use hyper::http::uri::Authority;
 use hyper::{Request, Response, StatusCode, Version};
 
+use super::connect;
 use super::error::Told;
 use super::guard::{self, Panicked};
 use super::peer::Peer;
@@ -61,7 +62,9 @@ async fn handle<B: Body>(
     request: Request<B>,
 ) -> Response<Watched> {
     let live = core.live();
-    let about = (request.method(), request.uri().path());
+    // CONNECT has no path, but a target.
+    let target = request.uri().authority().filter(|_| *request.method() == hyper::Method::CONNECT);
+    let about = (request.method(), target.map_or(request.uri().path(), hyper::http::uri::Authority::as_str));
     let mut record = Record::new(&core.metrics, journal, &live.config.log, id, peer.address.ip(), about);
     let given = request.headers().get_all(TRACE_PARENT).iter().map(|value| value.to_str().unwrap_or_default());
     record.trace(traces.begin(given), about);
@@ -73,7 +76,11 @@ async fn handle<B: Body>(
             if told.denied_by.is_some() {
                 (record.decision, record.policy) = (Some("deny"), told.denied_by.clone());
             }
-            refusal(&told)
+            let mut response = refusal(&told);
+            if let Some(reason) = connect::reason(&told).filter(|_| connect::is_asked(&live, peer, &request)) {
+                response.extensions_mut().insert(reason);
+            }
+            response
         }
     };
     let (mut head, body) = response.into_parts();
@@ -100,9 +107,11 @@ async fn answer<B: Body>(
     record: &mut Record,
 ) -> Result<Response<Sent>, Told> {
     let headers = request.headers();
+    let connects = connect::is_asked(live, peer, request);
     let method = match *request.method() {
         hyper::Method::GET => Method::Get,
         hyper::Method::HEAD => Method::Head,
+        _ if connects => Method::Head,
         _ => {
             return Err(Told {
                 close: true,
@@ -123,13 +132,18 @@ async fn answer<B: Body>(
     if target > TARGET_MAX {
         return Err(refuse(414, &format!("the address is longer than {TARGET_MAX} bytes, which no name needs")));
     }
+    if connects {
+        return connect::answer(live, &core.metrics, request).await;
+    }
     let query = request.uri().query().unwrap_or_default();
     let host = host(request);
-    let naming = Naming {
-        intercepted: peer.named.as_ref(),
-        virtual_host: host.and_then(|host| live.config.virtual_hosts.find(&host)).map(|found| &found.registry),
-        default: &live.config.default_registry,
-    };
+    if peer.named.is_some() && host != peer.host {
+        return Err(refuse(421, "this connection is to another host than the request is for"));
+    }
+    let virtual_host = host.and_then(|host| live.config.virtual_hosts.find(&host)).map(|found| &found.registry);
+    let in_plain = if virtual_host.is_none() { connect::in_plain(live, peer, request)? } else { None };
+    let intercepted = peer.named.as_ref().or(in_plain);
+    let naming = Naming { intercepted, virtual_host, default: &live.config.default_registry };
     let (pull, query) = match addressing::resolve(method, request.uri().path(), query, naming)? {
         Addressed::Base => return Ok(base()),
         Addressed::Unsupported => return Err(Told::new(404, Code::Unsupported, "a mirror offers no such thing")),

@@ -2,17 +2,20 @@
 
 mod admin;
 mod cache;
+mod connect;
 mod connection;
 mod decisions;
 mod error;
 mod guard;
 mod handle;
+mod leaves;
 mod patience;
 mod peer;
 mod plugins;
 mod sending;
 mod table;
 mod tls;
+mod tunnel;
 mod watched;
 
 use std::future::Future;
@@ -40,6 +43,7 @@ use crate::pull::Core;
 use crate::record::Journal;
 use crate::trace::Traces;
 use connection::Terms;
+use leaves::Leaves;
 use peer::Peer;
 use table::Table;
 
@@ -58,6 +62,8 @@ pub struct Server {
     ready: Arc<AtomicBool>,
     /// What clients are shown; none: plain HTTP.
     tls: Arc<ArcSwapOption<TlsAcceptor>>,
+    /// What they are shown that connect to an intercepted registry; none: nobody does.
+    leaves: Arc<ArcSwapOption<Leaves>>,
     /// Most connections of clients that the system has descriptors for.
     descriptors: usize,
     clients: Side,
@@ -88,7 +94,8 @@ impl Server {
         // A pull takes more than its client's connection: a file, an upstream.
         let descriptors = (descriptors / 4 * 3).max(1);
         let ready = Arc::new(AtomicBool::new(true));
-        let server = Self { core, traces, journal, ready, tls: Arc::default(), descriptors, clients, operators };
+        let (tls, leaves) = Default::default();
+        let server = Self { core, traces, journal, ready, tls, leaves, descriptors, clients, operators };
         server.show(&server.core.live().config);
         server
     }
@@ -96,6 +103,8 @@ impl Server {
     /// Shows clients what a configuration says from now on. Connections go on with what they were shown.
     pub fn show(&self, config: &Config) {
         self.tls.store(tls::of_listener(config).map(Arc::new));
+        let intercept = config.intercept.as_ref();
+        self.leaves.store(intercept.map(|intercept| Arc::new(Leaves::of(&intercept.authority))));
     }
 
     /// A token that ends what is accepted with it, as a drain does. It ends with the drain too.
@@ -204,6 +213,7 @@ impl Server {
                 peer,
                 limits: self.core.live().config.limits.clone(),
                 tls: tls(),
+                leaves: self.leaves.clone(),
                 place,
                 drain: until.clone(),
                 abort: side.abort.clone(),

@@ -31,6 +31,8 @@ const CONFIRMS: u64 = 16;
 pub(super) enum Carrier {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    /// TLS inside of a connection that was led on.
+    Inside(Box<TlsStream<Patient>>),
 }
 
 /// A stream with limited patience.
@@ -68,6 +70,13 @@ impl Patient {
     /// `limit`: for how long the client may take nothing.
     pub fn new(carrier: Carrier, prefix: Bytes, limit: Duration, hurry: CancellationToken) -> Self {
         Self { carrier, prefix, limit, stalled: None, budget: None, closing: None, hurry }
+    }
+
+    /// With bytes that were read from it already, and are to be read again.
+    pub fn with_prefix(mut self, read: Bytes) -> Self {
+        debug_assert!(self.prefix.is_empty(), "who has read on has read the prefix");
+        self.prefix = read;
+        self
     }
 
     /// Bounds what is read by the requests that it brings: pings, settings and empty frames are no requests.
@@ -175,6 +184,7 @@ impl AsyncRead for Carrier {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Inside(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -184,6 +194,7 @@ impl AsyncWrite for Carrier {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Inside(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -195,6 +206,7 @@ impl AsyncWrite for Carrier {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Inside(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -202,6 +214,7 @@ impl AsyncWrite for Carrier {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Inside(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -209,6 +222,7 @@ impl AsyncWrite for Carrier {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Inside(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -216,6 +230,7 @@ impl AsyncWrite for Carrier {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Inside(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::oci::Registry;
+use crate::oci::{Host, Registry};
 
 /// Who connected, and how.
 #[derive(Debug)]
@@ -11,4 +11,6 @@ pub(super) struct Peer {
     pub address: SocketAddr,
     /// The registry that it believes to talk to; none: it knows that this is a mirror.
     pub named: Option<Registry>,
+    /// The host that it believes to talk to then.
+    pub host: Option<Host>,
 }

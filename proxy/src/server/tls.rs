@@ -33,7 +33,7 @@ impl ResolvesServerCert for Identities {
 }
 
 /// Accepts TLS 1.2 and later with an identity, and offers HTTP/2 before HTTP/1.1.
-fn acceptor(identity: Arc<dyn ResolvesServerCert>) -> TlsAcceptor {
+pub(super) fn acceptor(identity: Arc<dyn ResolvesServerCert>) -> TlsAcceptor {
     let provider = Arc::new(ring::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

@@ -153,6 +153,30 @@ impl Clients {
         }
     }
 
+    /// What makes connections to a host that is no registry's. `named`: whether the operator named it.
+    pub async fn connector(&self, url: &Url, named: bool) -> Result<Connector, Failure> {
+        if !named {
+            refuse_private(url)?;
+        }
+        let target = Target {
+            scheme: url.scheme().to_owned(),
+            host: url.host_str().unwrap_or_default().to_owned(),
+            port: url.port_or_known_default().unwrap_or_default(),
+            named,
+            own: false,
+            way: None,
+            sources: Sources { trust: Trust::default(), folders: Vec::new() },
+        };
+        let (system, settings, environment) = (self.system.clone(), self.settings.clone(), self.environment.clone());
+        let maker = Maker { system, settings, environment, names: self.names.clone(), target, url: url.clone() };
+        // The password of a proxy is read from its file.
+        let made = tokio::task::spawn_blocking(move || maker.connector(&maker.target.sources.print(None)));
+        match made.await {
+            Ok(made) => made.map_err(Failure::Connect),
+            Err(_) => Err(Failure::Other("the program ends".to_owned())),
+        }
+    }
+
     fn target(&self, registry: &Registry, reach: &Reach, url: &Url) -> Target {
         let host = url.host_str().unwrap_or_default().to_owned();
         let port = url.port_or_known_default().unwrap_or_default();
@@ -258,6 +282,20 @@ impl Maker {
     }
 
     fn make(&self, print: &Print) -> Result<Arc<HostClient>, String> {
+        let connector = self.connector(print)?;
+        let reads = self.target.scheme == "http";
+        let proxy = connector.proxy.as_ref();
+        let authorization = proxy.and_then(|proxy| proxy.authorization.clone()).filter(|_| reads);
+        let http = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_PER_HOST)
+            .http1_max_buf_size(CHUNK_MAX)
+            .build(connector);
+        Ok(Arc::new(HostClient { http, authorization }))
+    }
+
+    fn connector(&self, print: &Print) -> Result<Connector, String> {
         let Self { target, settings, .. } = self;
         let found = egress::proxy(&self.url, target.own, target.way.as_ref(), &settings.egress, &self.environment)?;
         if found.is_some() && !target.named && egress::is_near(&self.url) {
@@ -280,15 +318,7 @@ impl Maker {
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_mins(1)));
         let tls = self.system.config(&target.sources, print)?;
-        let reads = target.scheme == "http";
-        let authorization = proxy.as_ref().and_then(|proxy| proxy.authorization.clone()).filter(|_| reads);
-        let http = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_PER_HOST)
-            .http1_max_buf_size(CHUNK_MAX)
-            .build(Connector { tcp, tls, proxy, limit: settings.connect });
-        Ok(Arc::new(HostClient { http, authorization }))
+        Ok(Connector { tcp, tls, proxy, limit: settings.connect })
     }
 
     /// What a proxy that speaks TLS is believed by: its own folder, and the system.

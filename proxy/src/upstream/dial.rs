@@ -51,7 +51,8 @@ pub(super) enum NoConnection {
     Tls(String),
 }
 
-trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+/// What carries bytes.
+pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// A connection, with or without TLS.
@@ -96,12 +97,8 @@ impl Service<Uri> for Connector {
         let this = self.clone();
         Box::pin(async move {
             let limit = this.limit;
-            let late = || match &this.proxy {
-                Some(proxy) => format!("no tunnel through the proxy {} within {limit:?}", place(&proxy.uri)),
-                None => format!("no connection to {} within {limit:?}", place(&to)),
-            };
             let opened = tokio::time::timeout(limit, this.open(&to)).await;
-            let stream = opened.map_err(|_| NoConnection::Connect(late()))??;
+            let stream = opened.map_err(|_| NoConnection::Connect(this.late(&to)))??;
             if to.scheme_str() != Some("https") {
                 return Ok(stream);
             }
@@ -111,6 +108,22 @@ impl Service<Uri> for Connector {
 }
 
 impl Connector {
+    /// A connection to a host, or a proxy's tunnel there, of which nothing is read or written here.
+    pub async fn connect(&self, to: &Uri) -> Result<Box<dyn Io>, NoConnection> {
+        match tokio::time::timeout(self.limit, self.open(to)).await {
+            Ok(opened) => Ok(opened?.io.into_inner()),
+            Err(_) => Err(NoConnection::Connect(self.late(to))),
+        }
+    }
+
+    fn late(&self, to: &Uri) -> String {
+        let limit = self.limit;
+        match &self.proxy {
+            Some(proxy) => format!("no tunnel through the proxy {} within {limit:?}", place(&proxy.uri)),
+            None => format!("no connection to {} within {limit:?}", place(to)),
+        }
+    }
+
     /// Up to where the bytes are the host's: the socket, or the tunnel.
     async fn open(&self, to: &Uri) -> Result<Stream, NoConnection> {
         let Some(proxy) = &self.proxy else { return tcp(&self.tcp, to).await };

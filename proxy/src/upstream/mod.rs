@@ -14,6 +14,7 @@ mod names;
 mod secret;
 mod token;
 mod trust;
+mod tunnel;
 mod via;
 
 use std::sync::Arc;
@@ -38,8 +39,10 @@ use auth::{Asker, For, Grant, Grants};
 use connect::Clients;
 use health::{Health, Stage};
 use limits::Limits;
+use tunnel::Tunnels;
 
 pub use answer::{Answer, Received};
+pub use tunnel::{NoTunnel, Tunnel};
 pub use via::{Loop, Via};
 
 /// Redirects that one attempt follows.
@@ -54,6 +57,7 @@ pub struct Upstreams {
     grants: Grants,
     health: Arc<Health>,
     limits: Arc<Limits>,
+    tunnels: Tunnels,
     metrics: Arc<Metrics>,
 }
 
@@ -104,7 +108,8 @@ impl Upstreams {
         warn_of(&config, None);
         let clients = Arc::new(Clients::new(&config));
         let health = Arc::new(Health::new(metrics.clone()));
-        Self { config, clients, grants: Grants::default(), health, limits: Arc::default(), metrics }
+        let (limits, tunnels) = (Arc::default(), Tunnels::default());
+        Self { config, clients, grants: Grants::default(), health, limits, tunnels, metrics }
     }
 
     /// The same upstreams under another configuration: what is known of their health, the grants of registries that
@@ -116,7 +121,8 @@ impl Upstreams {
         let grants =
             self.grants.carried_over(|place| self.config.reach(&place.registry) == config.reach(&place.registry));
         let (health, limits) = (self.health.clone(), self.limits.clone());
-        Self { config, clients, grants, health, limits, metrics: self.metrics.clone() }
+        let (tunnels, metrics) = (self.tunnels.clone(), self.metrics.clone());
+        Self { config, clients, grants, health, limits, tunnels, metrics }
     }
 
     /// Whether a registry may be reached at all.

@@ -1,6 +1,7 @@
 //! containerd, told by a `hosts.toml`: it names the registry in the query parameter `ns`.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -40,6 +41,18 @@ impl Containerd {
         let ready = daemon.err.wait(0, HANG, |line| line.contains("containerd successfully booted").then_some(()));
         assert!(ready.is_some(), "containerd does not come up:\n{}", daemon.log());
         Self { _daemon: daemon, folder }
+    }
+
+    /// Pulls by a whole name as clients do that know of no mirror: `ctr` asks itself, through a proxy, by the folders of
+    /// `hosts.toml` that are named.
+    pub fn pull_behind(&self, proxy: &str, hosts: &Path, image: &str) -> Result<String, String> {
+        let socket = self.folder.path().join("socket");
+        let mut command = Command::new("ctr");
+        for name in ["HTTPS_PROXY", "https_proxy"] {
+            command.env(name, proxy);
+        }
+        command.env("NO_PROXY", "").env("no_proxy", "").arg("--address").arg(socket);
+        output(command.args(["images", "pull", "--snapshotter", "native", "--hosts-dir"]).arg(hosts).arg(image))
     }
 
     fn ctr(&self, arguments: &[&str]) -> Result<String, String> {

@@ -24,15 +24,41 @@ impl Docker {
     /// Starts the daemon.
     pub fn start(mirror: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        Self::launch(folder, offline(&mut Command::new("dockerd")), &[&format!("--registry-mirror=http://{mirror}")])
+    }
+
+    /// Starts the daemon as it is, with a proxy on its way out, on a machine of which it sees other folders in `/etc`:
+    /// first `install`, lines of shell, is run there.
+    pub fn behind(proxy: &str, install: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let own = |name: &str, place: &str| {
+            let copy = folder.path().join(name).display().to_string();
+            format!("mkdir -p {place} {copy}; cp -a {place}/. {copy}; mount --bind {copy} {place}\n")
+        };
+        let machine = [
+            own("docker", "/etc/docker"),
+            own("certs", "/etc/ssl/certs"),
+            own("local", "/usr/local/share/ca-certificates"),
+        ];
+        let script = format!("{}{install}\nexec dockerd \"$@\"", machine.concat());
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-ec", &script, "sh"]);
+        for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] {
+            command.env(name, proxy);
+        }
+        Self::launch(folder, command.env("NO_PROXY", "").env("no_proxy", ""), &[])
+    }
+
+    fn launch(folder: TempDir, command: &mut Command, more: &[&str]) -> Self {
         let at = |name: &str| folder.path().join(name).display().to_string();
         // Not the machine's own configuration.
         fs::write(at("daemon.json"), "{}").unwrap();
         let daemon = Process::start(
-            offline(&mut Command::new("dockerd"))
+            command
                 .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
                 .args(["--config-file", &at("daemon.json"), "--host", &format!("unix://{}", at("socket"))])
                 .args(["--storage-driver=vfs", "--bridge=none", "--iptables=false", "--ip6tables=false"])
-                .arg(format!("--registry-mirror=http://{mirror}")),
+                .args(more),
         );
         let ready = daemon.err.wait(0, HANG, |line| line.contains("API listen on").then_some(()));
         assert!(ready.is_some(), "dockerd does not come up:\n{}", daemon.log());

@@ -13,10 +13,7 @@ pub(super) fn engine(mirror: &Mirror) -> Tree {
     tree.note("`systemctl reload docker` makes it hold; nothing is restarted.");
     say(&mut tree, mirror);
     if mirror.enforces() {
-        tree.note(
-            "dockerd also goes through a proxy in HTTPS_PROXY, or in `proxies` of daemon.json from Docker 23.0 on: one \
-             that intercepts the registries holds images by their own names.",
-        );
+        intercept(&mut tree, mirror);
     }
     tree
 }
@@ -57,6 +54,40 @@ fn daemon(tree: &mut Tree, mirror: &Mirror, folder: &str) {
     if let Some(ca) = &mirror.ca {
         tree.add(format!("{folder}/certs.d/{}/ca.crt", mirror.host), ca.clone());
     }
+}
+
+/// dockerd goes through the proxy, which stands in for the registries: a denial sticks, and names stay what they are.
+///
+/// Docker Hub is asked with what the system trusts, and nothing else.
+fn intercept(tree: &mut Tree, mirror: &Mirror) {
+    let Some((registries, ca)) = &mirror.intercepted else {
+        tree.note(
+            "With `[intercept]` in the proxy's configuration this also writes what leads dockerd through it by HTTPS_PROXY, \
+             so that images are held by their own names.",
+        );
+        return;
+    };
+    tree.add(
+        "etc/systemd/system/docker.service.d/50-tidegate.conf",
+        format!(
+            "[Service]\nEnvironment=HTTPS_PROXY={} NO_PROXY=localhost,127.0.0.0/8,{}\n",
+            mirror.url,
+            mirror.host_alone()
+        ),
+    );
+    for registry in registries {
+        let file = match registry.as_str() {
+            Registry::DOCKER_HUB => "usr/local/share/ca-certificates/tidegate.crt".to_owned(),
+            name => format!("etc/docker/certs.d/{name}/tidegate.crt"),
+        };
+        tree.add(file, ca.clone());
+    }
+    let names: Vec<_> = registries.iter().map(Registry::as_str).collect();
+    tree.note(format!(
+        "By HTTPS_PROXY dockerd reaches {} through the proxy alone, by their own names: `systemctl daemon-reload && \
+         systemctl restart docker`. For docker.io the system must trust the authority: `update-ca-certificates` (Debian).",
+        names.join(", ")
+    ));
 }
 
 /// Whether a request that names no registry is one for docker.io, and docker.io is asked for.

@@ -31,6 +31,8 @@ pub(super) struct Mirror {
     pub default_registry: Registry,
     /// What a client does that got no image from the mirror.
     pub source: Source,
+    /// The registries that it stands in for on the way out, and the authority that vouches for them, in PEM.
+    pub intercepted: Option<(Vec<Registry>, String)>,
     /// The address is one of the machine that the proxy runs on.
     loopback: bool,
     /// Who signed the certificate, where nothing says how clients come to trust it.
@@ -67,12 +69,18 @@ impl Mirror {
             (None, Some(tls)) if !plain => authority(&certificates(&tls.certificate)?),
             (None, _) => (None, None),
         };
+        let registries = registries(config, &asked.registries)?;
+        let intercepted = config.intercept.as_ref().map(|intercept| {
+            let all = intercept.registries().into_iter();
+            (all.filter(|registry| registries.contains(registry)).collect(), pem(&intercept.authority.chain))
+        });
         Ok(Self {
             url: url.as_str().trim_end_matches('/').to_owned(),
             host,
             plain,
             ca,
-            registries: registries(config, &asked.registries)?,
+            registries,
+            intercepted,
             default_registry: config.default_registry.clone(),
             source: if asked.enforce { Source::Never } else { Source::Last },
             loopback,
@@ -96,6 +104,11 @@ impl Mirror {
         let named = |wanted: &str| self.registries.iter().find(|registry| registry.as_str() == wanted);
         let first = || self.registries.iter().find(|registry| !registry.as_str().contains(':'));
         named("quay.io").or_else(first).map_or("quay.io", Registry::as_str)
+    }
+
+    /// Its host without a port.
+    pub fn host_alone(&self) -> &str {
+        self.host.rsplit_once(':').map_or(&*self.host, |(host, _)| host)
     }
 
     /// The registries with a port, which cannot stand inside a name.
@@ -229,6 +242,7 @@ pub(super) mod tests {
             registries,
             default_registry: Registry::parse("docker.io").expect("a registry"),
             source,
+            intercepted: None,
             loopback: false,
             unknown_authority: None,
         }

@@ -193,13 +193,11 @@ fn read(span: Range<usize>, typed: Typed, dir: &Path) -> Read<Case> {
         };
     }
     if let Some(addressing) = &typed.addressing {
-        pull.addressing = match Addressing::parse(addressing.get_ref()) {
-            Some(addressing) => addressing,
-            None => {
-                let known = Addressing::ALL.map(Addressing::as_str).join("\", \"");
-                return wrong(addressing, &format!("addressing is one of \"{known}\""));
-            }
+        let Some(parsed) = Addressing::parse(addressing.get_ref()) else {
+            let known = Addressing::ALL.map(Addressing::as_str).join("\", \"");
+            return wrong(addressing, format!("addressing is one of \"{known}\""));
         };
+        pull.addressing = parsed;
     }
     let now = typed.now.as_ref().map(|now| {
         let text = now.get_ref().to_string();

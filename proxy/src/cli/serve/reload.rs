@@ -179,13 +179,20 @@ impl Reload {
             let clients = Listener { listener: "clients" };
             metrics.certificate_expires_seconds.get_or_create(&clients).set(unix_seconds(first));
         }
+        if let Some(intercept) = &config.intercept {
+            let authority = Listener { listener: "intercept" };
+            metrics
+                .certificate_expires_seconds
+                .get_or_create(&authority)
+                .set(unix_seconds(intercept.authority.expires));
+        }
     }
 
     fn look_at_certificate(&self) {
         let live = self.core.live();
-        for tls in live.config.certificates() {
-            let certificate = tls.certificate.display().to_string();
-            match tls.expires.duration_since(SystemTime::now()) {
+        for (file, end) in live.config.ends() {
+            let certificate = file.display().to_string();
+            match end.duration_since(SystemTime::now()) {
                 Err(_) => tracing::warn!(certificate, "the certificate has ended: clients refuse it"),
                 Ok(left) if left < CERTIFICATE_WARN => {
                     let days = left.as_secs() / (24 * 60 * 60);
