@@ -106,13 +106,13 @@ fn say(tree: &mut Tree, mirror: &Mirror) {
     }
     let by_name = format!("docker pull {}/{}/NAME", mirror.host, mirror.example());
     if mirror.enforces() {
+        let which =
+            if mirror.intercepted.is_some() { "images of registries that are not intercepted" } else { "images" };
         tree.note(format!(
             "`registry-mirrors` cannot be held to a denial: docker asks docker.io itself then. So it is left out, and \
-             images are named by the mirror, which is the only one asked: `{by_name}`."
+             {which} are named by the mirror, which is the only one asked: `{by_name}`."
         ));
-        tree.note(
-            "Nothing here keeps somebody from naming a registry itself: close the way to registries in the network.",
-        );
+        tree.note("What no policy must be passed by is closed in the network too: the way to registries, for all but the proxy.");
     } else {
         tree.note(format!(
             "`registry-mirrors` is for docker.io alone; any registry by the mirror's name: `{by_name}`."

@@ -70,10 +70,13 @@ impl Mirror {
             (None, _) => (None, None),
         };
         let registries = registries(config, &asked.registries)?;
-        let intercepted = config.intercept.as_ref().map(|intercept| {
-            let all = intercept.registries().into_iter();
-            (all.filter(|registry| registries.contains(registry)).collect(), pem(&intercept.authority.chain))
-        });
+        let intercepted = match &config.intercept {
+            Some(intercept) => {
+                let all = intercept.registries().into_iter().filter(|registry| registries.contains(registry));
+                Some((all.collect(), pem(&certificates(&intercept.authority.file)?)))
+            }
+            None => None,
+        };
         Ok(Self {
             url: url.as_str().trim_end_matches('/').to_owned(),
             host,
