@@ -105,3 +105,7 @@ fn refuse(reason: &str) -> ExitCode {
     eprintln!("tidegate: {reason}");
     ExitCode::from(EXIT_BAD_INPUT)
 }
+
+#[cfg(test)]
+#[path = "schema_tests.rs"]
+mod schema_tests;

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 /// Files, and what is to be said about them.
 #[derive(Default)]
 pub(super) struct Tree {
-    files: Vec<(PathBuf, String)>,
+    /// Paths and texts.
+    pub files: Vec<(PathBuf, String)>,
     /// Full sentences.
     pub notes: Vec<String>,
 }
