@@ -11,8 +11,11 @@ use super::mirror::tests::mirror;
 use super::tree::Tree;
 use super::{Client, ClientConfig};
 
+/// A file, where its keys are documented, and its keys with their types.
+type Schema = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 /// Keys and types of files that no reader here reads; `*` is a name that the user chooses, `[]` an item of a list.
-const TABLES: [(&str, &str, &[(&str, &str)]); 5] = [
+const TABLES: [Schema; 5] = [
     (
         "etc/buildkit/buildkitd.toml",
         "moby/buildkit, docs/buildkitd.toml.md; util/resolver/config RegistryConfig",
@@ -132,7 +135,7 @@ fn check(tree: &Tree, client: Client) {
 
 fn nodes(path: &Path, text: &str) -> Vec<Node> {
     let name = path.display().to_string();
-    if name.ends_with(".toml") {
+    if path.extension().is_some_and(|extension| extension == "toml") {
         return vec![tidegate_formats::parse_toml(&name, text).unwrap_or_else(|err| panic!("{err}\n{text}"))];
     }
     tidegate_formats::parse_yaml(&name, text).unwrap_or_else(|err| panic!("{err}\n{text}"))

@@ -35,21 +35,21 @@ pub(super) struct Gathered {
 
 impl Gathered {
     /// Takes a file.
-    pub fn take(&mut self, found: Found) -> Result<(), String> {
+    pub fn take(&mut self, found: &Found) -> Result<(), String> {
         match &found.kind {
-            Kind::Certificate(registry) => self.certificate(&found, &registry.clone()),
+            Kind::Certificate(registry) => self.certificate(found, &registry.clone()),
             Kind::Logins => self.logins(&found.file(), &found.text, 1),
             Kind::Objects(nodes) => {
                 for node in nodes {
                     match entry(node, "kind").and_then(|(_, kind)| text(kind)) {
-                        Some("Secret") => self.secret(&found, node),
-                        _ => self.config_map(&found, node),
+                        Some("Secret") => self.secret(found, node),
+                        _ => self.config_map(found, node),
                     }
                 }
             }
             Kind::Documents(documents) => {
                 for document in documents {
-                    self.document(&found, document)?;
+                    self.document(found, document)?;
                 }
             }
             Kind::Unknown(line, why) => {

@@ -63,7 +63,7 @@ impl Import {
         let mut gathered = Gathered::default();
         for file in &self.files {
             for found in input::find(file)? {
-                gathered.take(found)?;
+                gathered.take(&found)?;
             }
         }
         gathered.settle();

@@ -49,7 +49,7 @@ impl Gathered {
         let registry = Registry::parse(of);
         match (fs::read(&path), registry) {
             (Ok(bytes), Some(registry)) => {
-                let is_key = name.ends_with(".key");
+                let is_key = name == "client.key";
                 self.put_certificate(&registry, name, bytes, is_key, &path.display().to_string());
             }
             (Err(err), _) => {
