@@ -102,7 +102,7 @@ impl Gathered {
                     }
                 }
             }
-            Content::ImageConfig(config) => return self.image_config(found, config),
+            Content::ImageConfig(config) => return self.image_config(found, document.line, config),
             Content::HostsToml(hosts) => self.hosts_toml(found, hosts),
             Content::RegistryTables(tables) => self.tables(found, tables),
             Content::DaemonJson(daemon) => self.daemon_json(&file, daemon)?,
@@ -120,6 +120,10 @@ impl Gathered {
         let Kind::Documents(documents) = &found.kind else { return Ok(()) };
         // Only objects of Kubernetes come several in a file, and none of these holds a secret.
         let text = documents.first().and_then(rebuilt).unwrap_or_else(|| found.text.clone());
+        self.hand_text(found, folder, text)
+    }
+
+    fn hand_text(&mut self, found: &Found, folder: &str, text: String) -> Result<(), String> {
         let mut path = format!("{folder}/{}", found.name);
         let mut number = 1;
         while let Some((_, there)) = self.plugin_files.iter().find(|(taken, _)| *taken == path) {
@@ -204,7 +208,7 @@ impl Gathered {
         }
     }
 
-    fn image_config(&mut self, found: &Found, config: &ImageConfig) -> Result<(), String> {
+    fn image_config(&mut self, found: &Found, line: usize, config: &ImageConfig) -> Result<(), String> {
         let file = found.file();
         for allowed in config.allowed.iter().flat_map(|list| &list.value) {
             // What is allowed must be reachable; a tag may stand behind a repository, never behind a registry alone.
@@ -228,9 +232,13 @@ impl Gathered {
             let why = "it is how the cluster's own registry is called inside; its images do not come through here";
             self.leave(&file, name.line, "status.internalRegistryHostname", why);
         }
-        self.wanted_maps.extend(config.additional_trusted_ca.clone().map(|name| (file, name)));
+        self.wanted_maps.extend(config.additional_trusted_ca.clone().map(|name| (file.clone(), name)));
         if config.allowed.is_some() || config.blocked.is_some() {
-            self.hand(found, ALLOWLIST)?;
+            // The plugin takes no mirror sets, which may stand beside it.
+            match alone(&found.name, &found.text, line) {
+                Some(text) => self.hand_text(found, ALLOWLIST, text.to_owned())?,
+                None => self.leave(&file, line, "spec.registrySources", "give this object a file of its own"),
+            }
         }
         if !config.search.is_empty() || config.blocked.is_some() {
             self.hand(found, MIRRORS)?;
@@ -356,5 +364,41 @@ impl Gathered {
         for transport in &policy.other_transports {
             self.leave(file, transport.line, &format!("transports.{}", transport.value), "no registry is asked for it");
         }
+    }
+}
+
+/// The document that begins in a line, without the others of its file; none where lines of dashes do not part them.
+fn alone<'a>(name: &str, text: &'a str, line: usize) -> Option<&'a str> {
+    let mut from = 0;
+    let mut to = text.len();
+    let mut at = 0;
+    for (number, one) in text.split_inclusive('\n').enumerate() {
+        if one.starts_with("---") && number + 1 < line {
+            from = at;
+        } else if one.starts_with("---") && number + 1 > line {
+            to = at;
+            break;
+        }
+        at += one.len();
+    }
+    let part = text.get(from..to)?;
+    let documents = tidegate_formats::read(name, part).ok()?;
+    matches!(documents.as_slice(), [one] if matches!(one.content, Content::ImageConfig(_))).then_some(part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_configuration_is_taken_out_of_its_file() {
+        let image = "apiVersion: config.openshift.io/v1\nkind: Image\nspec: {}\n";
+        let set = image.replace("Image", "ImageTagMirrorSet");
+        assert_eq!(alone("f", image, 1), Some(image));
+        assert_eq!(alone("f", &format!("{set}---\n{image}---\n{set}"), 5), Some(&*format!("---\n{image}")));
+        assert_eq!(alone("f", &format!("---\n{image}---\n{set}"), 2), Some(&*format!("---\n{image}")));
+        let list = "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: config.openshift.io/v1, kind: Image}\n\
+                    - {apiVersion: config.openshift.io/v1, kind: ImageTagMirrorSet}\n";
+        assert_eq!(alone("f", list, 4), None);
     }
 }
