@@ -6,6 +6,7 @@ use std::path::Path;
 
 use tidegate::addressing::{self, Naming, Request};
 use tidegate::body::{self, Part};
+use tidegate::cli::to_digest_mirror_set;
 use tidegate::config::{Config, Users};
 use tidegate::oci::endpoint::{self, Segments};
 use tidegate::oci::manifest::{self, MEDIA_TYPES, Negotiated};
@@ -21,7 +22,7 @@ use tidegate::upstream::Via;
 pub type Property = fn(&[u8]);
 
 /// All of them, by the names of their fuzz targets and of their folders in `corpus/`.
-pub const TARGETS: [(&str, Property); 17] = [
+pub const TARGETS: [(&str, Property); 18] = [
     ("endpoint", endpoint),
     ("name", name),
     ("digest", digest),
@@ -39,6 +40,7 @@ pub const TARGETS: [(&str, Property); 17] = [
     ("proxied", proxied),
     ("users", users),
     ("formats", formats),
+    ("icsp", icsp),
 ];
 
 fn hub() -> Registry {
@@ -403,5 +405,18 @@ pub fn formats(data: &[u8]) {
                 assert!(document.unread.iter().all(|key| (1..=lines).contains(&key.line)), "{:?}", document.unread);
             }
         }
+    }
+}
+
+/// A policy that is turned into a mirror set is no policy any more, and its name can be a file's.
+pub fn icsp(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match to_digest_mirror_set(text) {
+        Ok(set) => {
+            assert_harmless(&set.name);
+            assert!(set.text.len() < text.len(), "{text:?}");
+            assert!(to_digest_mirror_set(&set.text).is_err(), "{text:?}");
+        }
+        Err(error) => assert_printable(&error.to_string()),
     }
 }

@@ -3,7 +3,7 @@
 //! Nothing here knows the program's library: it is driven as an operator drives it, through files, processes and
 //! sockets. In reading order: bytes (`content`, `image`, `cosign`), processes (`lines`, `process`), the program
 //! (`program`, `site`, `clock`, `proxy`, `plugins`, `authored`, `guests`), upstreams (`registry`, `fake`), a `collector` of
-//! traces, clients (`http`, `http2`, `clients`), what is tried from a data file (`corpus`), and what is done to the proxy for
+//! traces, clients (`http`, `http2`, `clients`, `machine`), what is tried from a data file (`corpus`), and what is done to the proxy for
 //! long (`rounds`).
 
 pub mod authored;
@@ -25,6 +25,7 @@ pub mod http;
 pub mod http2;
 pub mod image;
 pub mod lines;
+pub mod machine;
 pub mod namespace;
 pub mod plugins;
 pub mod process;

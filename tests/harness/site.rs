@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::Arc;
@@ -66,6 +67,13 @@ impl Site {
         let address = own_address();
         self.listen = format!("{address}:5000");
         self.admin = format!("{address}:5001");
+        self
+    }
+
+    /// With its port for clients at an address that a certificate names.
+    #[must_use]
+    pub fn listening_at(mut self, address: Ipv4Addr) -> Self {
+        self.listen = format!("{address}:5000");
         self
     }
 

@@ -33,6 +33,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
+/// Reads one value.
 pub fn parse(file: &str, text: &str) -> Result<Node, Refusal> {
     let raw: &RawValue = serde_json::from_str(text).map_err(|error| {
         let reason = error.to_string();

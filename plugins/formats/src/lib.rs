@@ -28,9 +28,13 @@ pub use containerd::{Capabilities, Client, Host, HostsToml, RegistryMirrors, Reg
 pub use containerd::{Hosted, hosts_toml_of};
 pub use docker::DaemonJson;
 pub use endpoint::{Endpoint, Scheme};
+pub use json::parse as parse_json;
 pub use policy::{Requirement, RequirementKind, Scope, SignaturePolicy};
 pub use recognise::{is_toml, read};
 pub use registries_conf::{Alias, Mirror, PullFromMirror, RegistriesConf, Registry};
+pub use toml_text::parse as parse_toml;
+pub use tree::{Entry, Node, Value};
+pub use yaml::parse as parse_yaml;
 
 /// One thing that a file says: the file itself, or one object of several in it.
 #[derive(Clone, PartialEq, Debug)]

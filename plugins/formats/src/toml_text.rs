@@ -6,6 +6,7 @@ use toml::de::{DeTable, DeValue};
 use crate::Refusal;
 use crate::tree::{DEPTH_MAX, Entry, Lines, Node, Value};
 
+/// Reads a file.
 pub fn parse(file: &str, text: &str) -> Result<Node, Refusal> {
     let lines = Lines::of(text);
     let refuse = |line, reason: String| Refusal { file: file.to_owned(), line, reason };

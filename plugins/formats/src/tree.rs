@@ -3,18 +3,24 @@
 /// A value.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Node {
+    /// Where it begins, from 1 on.
     pub line: usize,
+    /// What it is.
     pub value: Value,
 }
 
+/// What a value is.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Value {
     /// `null`, or nothing behind a key of YAML.
     Null,
+    /// `true` or `false`.
     Flag(bool),
+    /// A text.
     Text(String),
     /// A number or a date: nobody here reads one, other than as it was written.
     Other(String),
+    /// A list.
     List(Vec<Node>),
     /// In the order of the file.
     Table(Vec<Entry>),
@@ -23,9 +29,11 @@ pub enum Value {
 /// A key and what stands behind it.
 #[derive(Clone, PartialEq, Debug)]
 pub struct Entry {
+    /// The key.
     pub key: String,
     /// Of the key.
     pub line: usize,
+    /// What stands under it.
     pub node: Node,
 }
 

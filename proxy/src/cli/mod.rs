@@ -4,9 +4,12 @@ mod ask;
 mod ca;
 mod cache;
 mod check;
+mod client_config;
 mod decisions;
 mod explain;
+mod import;
 mod log;
+mod migrate;
 mod plugin;
 mod recorded;
 mod replay;
@@ -19,6 +22,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+
+pub use migrate::{MirrorSet, Refused, to_digest_mirror_set};
 
 use crate::config::{Config, ConfigError};
 use crate::plugin::{COMPILE_VERB, run_compiler};
@@ -62,6 +67,14 @@ enum Verb {
     Decisions(decisions::Decisions),
     /// Print what other plugins would have decided about recorded requests: exit code 0, 1 where something changes, or 2
     Replay(replay::Replay),
+    /// Print or write the files that point a client at this proxy
+    ClientConfig(client_config::ClientConfig),
+    /// Turn files of one kind into files of the kind that follows it
+    #[command(subcommand)]
+    Migrate(migrate::Verb),
+    /// Turn the files that other systems have into a configuration of this proxy: exit code 0, 1 where something of them is
+    /// left, or 2
+    Import(import::Import),
     /// Look into the cache, verify it, take something out of it
     #[command(subcommand)]
     Cache(cache::Verb),
@@ -107,6 +120,12 @@ pub fn run() -> ExitCode {
     if let Verb::Replay(asked) = &args.verb {
         return finish(replay::replay(asked));
     }
+    if let Verb::Migrate(verb) = &args.verb {
+        return verb.run();
+    }
+    if let Verb::Import(asked) = &args.verb {
+        return asked.run();
+    }
     let config = match Config::open(args.config.as_deref()) {
         Ok(config) => Arc::new(config),
         Err(err) => return refuse(&err),
@@ -119,9 +138,12 @@ pub fn run() -> ExitCode {
             let supposed = Supposed { user: user.clone(), groups: groups.clone(), address: *address };
             finish(explain::explain(config, image, supposed, *json))
         }
+        Verb::ClientConfig(asked) => asked.run(&config),
         Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
-        Verb::Plugin(_) | Verb::Ca(_) | Verb::Replay(_) | Verb::CompilePlugin => ExitCode::FAILURE,
+        Verb::Plugin(_) | Verb::Ca(_) | Verb::Replay(_) | Verb::Migrate(_) | Verb::Import(_) | Verb::CompilePlugin => {
+            ExitCode::FAILURE
+        }
     }
 }
 

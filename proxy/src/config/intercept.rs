@@ -62,6 +62,14 @@ impl Intercept {
         self.registries.get(&(host.clone(), port))
     }
 
+    /// The registries, in the order of their names.
+    pub fn registries(&self) -> Vec<Registry> {
+        let mut registries: Vec<_> = self.registries.values().cloned().collect();
+        registries.sort();
+        registries.dedup();
+        registries
+    }
+
     /// Whether a tunnel may lead to a host, also to a private address.
     pub fn names(&self, host: &Host, port: u16) -> bool {
         self.tunnel_hosts.iter().any(|(name, at)| {

@@ -41,6 +41,11 @@ pub(super) fn is_known(registry: &Registry) -> bool {
     KNOWN.contains(&registry.as_str())
 }
 
+/// The registries that work without being listed.
+pub(super) fn known() -> impl Iterator<Item = Registry> {
+    KNOWN.into_iter().filter_map(Registry::parse)
+}
+
 /// A registry's own address: HTTPS at its name; Docker Hub answers elsewhere than at its name.
 pub(super) fn address(registry: &Registry) -> Option<Url> {
     let host = match registry.as_str() {

@@ -301,6 +301,14 @@ impl Config {
         self.registries.get(registry).is_some_and(|reach| reach.push)
     }
 
+    /// The registries that are listed, and those that work without, in the order of their names.
+    pub fn served(&self) -> Vec<Registry> {
+        let mut served: Vec<_> = self.registries.keys().cloned().chain(known::known()).collect();
+        served.sort();
+        served.dedup();
+        served
+    }
+
     /// What is right, but not safe: the operator should know of it at each start.
     pub fn warnings(&self) -> Vec<String> {
         let mut listed: Vec<_> = self.registries.iter().collect();

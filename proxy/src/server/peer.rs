@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use super::who::Through;
 use super::patience::Requests;
+use super::who::Through;
 use crate::oci::{Host, Registry};
 use crate::plugin::Identity;
 

@@ -47,11 +47,7 @@ pub(super) enum By {
 }
 
 /// Whose credentials a registry is to be asked with, and which they are where they are a caller's.
-pub(super) fn by(
-    asked: As,
-    credentials: Option<&Arc<Credentials>>,
-    reach: &Reach,
-) -> (By, Option<Arc<Credentials>>) {
+pub(super) fn by(asked: As, credentials: Option<&Arc<Credentials>>, reach: &Reach) -> (By, Option<Arc<Credentials>>) {
     match (asked, credentials) {
         (As::Mirror, None) => (By::Mirror, None),
         (As::Mirror, Some(_)) if !reach.callers.credentials => (By::Mirror, None),

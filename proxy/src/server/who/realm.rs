@@ -104,7 +104,8 @@ impl Asking<'_> {
             }
             _ => Err(refuse(405, "tokens are had by GET, or by POST of a form")),
         };
-        let (known, offline) = admitted.map_err(|told| told.challenging(|_| Some(format!("Basic realm=\"{SERVICE}\""))))?;
+        let (known, offline) =
+            admitted.map_err(|told| told.challenging(|_| Some(format!("Basic realm=\"{SERVICE}\""))))?;
         record.known(known.identity.as_ref());
         let token = self.who.token(Purpose::Access, &known);
         let mut answer = json!({
