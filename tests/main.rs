@@ -54,6 +54,7 @@ mod signatures;
 mod streaming;
 mod tag_guard;
 mod tags;
+mod together;
 mod tokens;
 mod traces;
 mod transfers;

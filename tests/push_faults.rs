@@ -1,7 +1,7 @@
 //! Pushes that go wrong, pushes that are large, and who may not learn what.
 
 use std::fs;
-use std::io::{BufReader, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
 
 use tidegate_tests::content::{Content, noise, sha256};
@@ -135,6 +135,8 @@ fn u2_a_registry_that_takes_nothing_is_not_waited_for_for_ever() {
     let reading = std::thread::spawn(move || {
         // Whether it wants a login, it says; what it is sent, it never reads.
         let (mut first, _) = listener.accept().unwrap();
+        let mut asked = BufReader::new(first.try_clone().unwrap()).lines();
+        while asked.next().is_some_and(|line| !line.unwrap().is_empty()) {}
         first.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").unwrap();
         (first, listener.accept())
     });

@@ -36,8 +36,10 @@ fn a_tag_that_moved_is_denied_until_the_operator_accepts_it() {
     let proxy = guarded(&fake, "moved = \"deny\"\n");
     assert_pulls(&proxy, &image);
     let moved = move_tag(&fake);
+    let mark = proxy.mark();
     let answer = proxy.get(APP).fetch();
     assert_eq!((answer.status, answer.code().as_str()), (403, "DENIED"), "{}", answer.text());
+    proxy.wait(mark, "request", &[("policy", "tag-guard")]);
     let line = format!("docker.io/library/app:1@{}", moved.digest());
     assert!(answer.message().contains(&image.digest()) && answer.message().contains(&line), "{}", answer.message());
     let told = proxy.log().lines().filter(|line| line.contains("to accept it, write")).count();
