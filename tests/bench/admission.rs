@@ -54,5 +54,5 @@ fn question() -> Question {
     let facts =
         Facts::new("bench".to_owned(), IpAddr::from([127, 0, 0, 1]), "bench".to_owned(), Vec::new(), Vec::new());
     let lookups = Arc::new(Given::default());
-    Question { pull: Arc::new(pull), facts: Arc::new(facts), lookups, image: None, dry_run: false }
+    Question { asked: pull.into(), facts: Arc::new(facts), lookups, image: None, dry_run: false }
 }

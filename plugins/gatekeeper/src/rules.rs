@@ -54,13 +54,13 @@ impl Rules {
     ///
     /// # Errors
     /// The file, the line, the reason and the way out.
-    pub fn parse(file: &File) -> Result<Self, String> {
-        let written: Written = file.toml()?;
-        let missing = || format!("{}: \"fill\" is not there: write for example {EXAMPLE}", file.name);
-        let fill = People::parse(file, "fill", written.fill.ok_or_else(missing)?)?;
-        let push = written.push.map_or_else(|| Ok(fill.clone()), |push| People::parse(file, "push", push))?;
-        let delete = written.delete.map_or_else(|| Ok(push.clone()), |delete| People::parse(file, "delete", delete))?;
-        Ok(Self { file: file.name.clone(), fill, push, delete })
+    pub fn parse(from: &File) -> Result<Self, String> {
+        let written: Written = from.toml()?;
+        let missing = || format!("{}: \"fill\" is not there: write for example {EXAMPLE}", from.name);
+        let fill = People::parse(from, "fill", written.fill.ok_or_else(missing)?)?;
+        let push = written.push.map_or_else(|| Ok(fill.clone()), |push| People::parse(from, "push", push))?;
+        let delete = written.delete.map_or_else(|| Ok(push.clone()), |delete| People::parse(from, "delete", delete))?;
+        Ok(Self { file: from.name.clone(), fill, push, delete })
     }
 
     /// Decides about one request.

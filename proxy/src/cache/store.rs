@@ -83,6 +83,7 @@ impl TagEntry {
     }
 
     /// The same entry, of an age that nobody knows: its registry is asked before it is served again.
+    #[must_use]
     pub fn expired(self) -> Self {
         Self { checked_at_secs: u64::MAX, ..self }
     }

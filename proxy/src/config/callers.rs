@@ -28,14 +28,14 @@ impl Source<'_> {
     ) -> Result<Callers, ConfigError> {
         let word = |typed: Option<Spanned<String>>, key: &str, words: [&str; 2]| match typed {
             None => Ok(None),
-            Some(typed) => match words.iter().position(|word| word == typed.get_ref()) {
-                Some(at) => Ok(Some((at == 0, typed.span()))),
-                None => {
+            Some(typed) => {
+                let at = words.iter().position(|word| word == typed.get_ref()).ok_or_else(|| {
                     let [one, other] = words;
                     let message = format!("{table}.{key}: is neither \"{one}\" nor \"{other}\"");
-                    Err(self.error(&typed.span(), &message))
-                }
-            },
+                    self.error(&typed.span(), &message)
+                })?;
+                Ok(Some((at == 0, typed.span())))
+            }
         };
         let credentials = word(credentials, "credentials", ["caller", "configured"])?.is_some_and(|(caller, _)| caller);
         // What one caller's password brought is not for everybody, where nobody says so.

@@ -85,15 +85,14 @@ impl Routing {
         let word = self.core.words.of((place.clone(), who));
         let mut word = word.lock().await;
         let started = Instant::now();
-        let said = match word.holds(ttl) {
-            Some(said) => said,
-            None => {
-                let said = self.ask_whether(candidate).await;
-                // That something is not there says nothing of the caller, and neither does a registry that is not.
-                let known = matches!(said, Ok(()) | Err(Failure::Auth { refused: true, .. }));
-                word.said = known.then(|| (started, said.clone()));
-                said
-            }
+        let said = if let Some(said) = word.holds(ttl) {
+            said
+        } else {
+            let said = self.ask_whether(candidate).await;
+            // That something is not there says nothing of the caller, and neither does a registry that is not.
+            let known = matches!(said, Ok(()) | Err(Failure::Auth { refused: true, .. }));
+            word.said = known.then(|| (started, said.clone()));
+            said
         };
         said.map_err(|failure| {
             let (registry, reason) = (place.registry.as_str(), failure.to_string());

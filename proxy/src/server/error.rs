@@ -13,14 +13,14 @@ pub(super) struct Told {
     pub status: u16,
     pub code: Code,
     pub message: String,
-    pub detail: Option<String>,
+    pub detail: Option<Box<str>>,
     pub retry_after: Option<Duration>,
     /// Whether the connection ends with it.
     pub close: bool,
     /// What the client is asked for instead of an answer.
     pub challenge: Option<Challenge>,
     /// The same as the header `WWW-Authenticate`.
-    pub authenticate: Option<String>,
+    pub authenticate: Option<Box<str>>,
     /// A registry refuses what the client has shown.
     pub not_theirs: bool,
     /// For 405: the methods that there are.
@@ -60,7 +60,7 @@ impl Told {
 impl Told {
     /// With its challenge put into words.
     pub fn challenging(self, words: impl FnOnce(Challenge) -> Option<String>) -> Self {
-        let authenticate = self.challenge.and_then(words).or(self.authenticate);
+        let authenticate = self.challenge.and_then(words).map(Into::into).or(self.authenticate);
         Self { authenticate, ..self }
     }
 }
@@ -86,7 +86,7 @@ impl From<Error> for Told {
         let Error { what, unknown, cause } = error;
         match cause {
             Cause::Denied(denial) => Self {
-                detail: Some(what),
+                detail: Some(what.into()),
                 retry_after: denial.retry_after,
                 denied_by: Some(denial.plugin.clone()),
                 ..Self::new(denial.status, denial.code, denial.to_string())
@@ -106,7 +106,7 @@ impl From<Error> for Told {
                 ),
             ),
             Cause::Answered { status, code, story, detail } => {
-                Self { detail, ..Self::new(status, code, format!("{what}: {story}")) }
+                Self { detail: detail.map(Into::into), ..Self::new(status, code, format!("{what}: {story}")) }
             }
             Cause::Client(story) => Self {
                 close: true,
@@ -127,7 +127,7 @@ impl From<Error> for Told {
             },
             Cause::Timeout(story) => Self::new(504, unknown, format!("{what} cannot be had now: {story}")),
             Cause::Corrupt(story) => Self {
-                detail: Some(Code::ManifestInvalid.as_str().to_owned()),
+                detail: Some(Code::ManifestInvalid.as_str().into()),
                 ..Self::new(502, unknown, format!("{what} cannot be had right: {story}"))
             },
             Cause::Unavailable(story) => Self::new(502, unknown, format!("{what} cannot be had now: {story}")),

@@ -152,7 +152,7 @@ mod tests {
     #[tokio::test]
     async fn a_tunnel_rests_when_nothing_has_moved_for_so_long() {
         let (moved, limit) = (AtomicU64::new(0), Duration::from_millis(50));
-        let moves = async {
+        let busy = async {
             loop {
                 moved.fetch_add(1, Ordering::Relaxed);
                 tokio::task::yield_now().await;
@@ -160,7 +160,7 @@ mod tests {
         };
         tokio::select! {
             () = rests(&moved, limit) => panic!("it moves all the time"),
-            () = moves => {}
+            () = busy => {}
             () = tokio::time::sleep(limit * 5) => {}
         }
         tokio::time::timeout(Duration::from_secs(20), rests(&moved, limit)).await.expect("it rests");

@@ -219,7 +219,7 @@ impl Upstreams {
             return Ok(answer);
         }
         let challenge = match host {
-            None => Some(challenge_in(answer.headers().get_all(WWW_AUTHENTICATE), ask.place)?),
+            None => Some(challenge_in(&answer.headers().get_all(WWW_AUTHENTICATE), ask.place)?),
             // A host that a redirect led to refuses what the registry gave us for it. What it asks for itself is not
             // answered; the registry is asked for another way, with a grant that is as new.
             Some(_) => None,
@@ -291,7 +291,7 @@ fn warn_of(config: &Config, before: Option<&Config>) {
     }
 }
 
-fn challenge_in(values: GetAll<'_, HeaderValue>, place: &Place) -> Result<Challenge, Failure> {
+fn challenge_in(values: &GetAll<'_, HeaderValue>, place: &Place) -> Result<Challenge, Failure> {
     challenge::parse(values.iter().filter_map(|value| value.to_str().ok())).ok_or_else(|| {
         let reason = format!("{} answers 401 without a challenge that can be answered", place.registry);
         Failure::Auth { reason, refused: true }

@@ -218,7 +218,7 @@ mod tests {
         assert_eq!(body.size_hint().exact(), Some(4));
         assert!(!feed.has_begun());
         let (taken, ended) = tokio::join!(body.collect(), feed.pump(&mut sent, PATIENT));
-        assert_eq!(taken.map(|taken| taken.to_bytes()).ok().as_deref(), Some(&b"half"[..]));
+        assert_eq!(taken.map(http_body_util::Collected::to_bytes).ok().as_deref(), Some(&b"half"[..]));
         assert!(ended.is_ok() && feed.has_begun());
     }
 

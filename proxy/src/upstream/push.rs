@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Collected, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{
     AUTHORIZATION, CONTENT_RANGE, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT, VIA, WWW_AUTHENTICATE,
@@ -159,7 +159,7 @@ impl Upstreams {
             }
             return read(answer, &at, reach).await;
         }
-        let challenge = challenge_in(answer.headers().get_all(WWW_AUTHENTICATE), offer.place)?;
+        let challenge = challenge_in(&answer.headers().get_all(WWW_AUTHENTICATE), offer.place)?;
         drop(answer);
         let renewed = self.grants.renew(asker, Some(challenge), grant.as_ref()).await?;
         let (answer, at) = self.send_held(offer, reach, (url, &bytes), renewed.as_ref()).await?;
@@ -226,7 +226,7 @@ impl Upstreams {
         };
         if answer.status() == StatusCode::UNAUTHORIZED && own {
             // The next request has a grant that is as new as can be; this one cannot be made again.
-            let challenge = challenge_in(answer.headers().get_all(WWW_AUTHENTICATE), offer.place)?;
+            let challenge = challenge_in(&answer.headers().get_all(WWW_AUTHENTICATE), offer.place)?;
             self.grants.renew(asker, Some(challenge), grant.as_ref()).await?;
             let reason = format!("{} wants another login in the middle of an upload; push again", offer.place.registry);
             return Err(Failure::Auth { reason, refused: false }.into());
@@ -252,7 +252,7 @@ impl Upstreams {
             self.grants.note_open(&asker.wanted).await;
             return Ok(None);
         }
-        let challenge = match challenge_in(answer.headers().get_all(WWW_AUTHENTICATE), offer.place)? {
+        let challenge = match challenge_in(&answer.headers().get_all(WWW_AUTHENTICATE), offer.place)? {
             // What it names here is for this address, if anything; what is wanted is known.
             Challenge::Bearer { realm, service, .. } => Challenge::Bearer { realm, service, scope: None },
             Challenge::Basic => Challenge::Basic,
@@ -333,7 +333,7 @@ async fn read(answer: Response<Incoming>, at: &Url, reach: &Reach) -> Result<Sai
         None => Err(Failure::Other("it does not say where the upload goes on".to_owned())),
     };
     let body = tokio::time::timeout(Duration::from_secs(5), Limited::new(body, SAID_MAX).collect()).await;
-    let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+    let body = body.ok().and_then(Result::ok).map(Collected::to_bytes).unwrap_or_default();
     Ok(Said { status, headers: head.headers, body, location })
 }
 

@@ -230,7 +230,7 @@ impl Pushing {
                 self.done(&said, Some(format!("blobs/{digest}")))
             }
             (status, _) if (200..300).contains(&status) => {
-                let url = said.location.clone().map_err(|failure| failure_of(self, place, failure))?;
+                let url = said.location.clone().map_err(|failure| failure_of(self, place, &failure))?;
                 let mut written = self.done(&said, None)?;
                 let upload = Upload { place: place.clone(), url };
                 let Session(sealed) = self.core.seals.seal(&self.push.place, &upload).await;
@@ -428,7 +428,7 @@ impl Pushing {
         });
         sent.map_err(|unsent| match unsent {
             Unsent::Client(short) => self.error(Cause::Client(short.0)),
-            Unsent::Registry(failure) => failure_of(self, place, failure),
+            Unsent::Registry(failure) => failure_of(self, place, &failure),
         })
     }
 

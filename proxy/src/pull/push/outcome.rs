@@ -85,7 +85,7 @@ impl Pushing {
 }
 
 /// A failure before there was an answer.
-pub(super) fn failure_of(pushing: &Pushing, place: &Place, failure: Failure) -> Error {
+pub(super) fn failure_of(pushing: &Pushing, place: &Place, failure: &Failure) -> Error {
     let story = format!("{place}: {failure}");
     pushing.unavailable(match failure {
         Failure::Auth { refused: true, .. } => Cause::Refused(story),

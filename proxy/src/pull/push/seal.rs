@@ -115,7 +115,7 @@ fn read(file: &Path) -> io::Result<Option<[u8; KEY_LEN]>> {
         Err(err) => return Err(err),
     };
     let about = open.metadata()?;
-    let ours = about.is_file() && about.mode() & 0o077 == 0 && about.len() == KEY_LEN as u64;
+    let ours = about.is_file() && about.mode().trailing_zeros() >= 6 && about.len() == KEY_LEN as u64;
     let mut key = [0; KEY_LEN];
     Ok(if ours { open.read_exact(&mut key).map(|()| Some(key))? } else { None })
 }

@@ -89,14 +89,14 @@ impl Asking<'_> {
     /// Finds out who asks, and lets nobody pass who may not.
     pub async fn identify(&self, headers: &HeaderMap) -> Result<Known, Told> {
         if !self.challenges() {
-            return self.from_nothing();
+            return self.by_nothing();
         }
         let shown = authorization::parse(headers, &AUTHORIZATION)
             .map_err(|reason| Told::new(400, Code::Unauthorized, reason))?;
         match shown {
-            Shown::Nothing => self.from_nothing(),
+            Shown::Nothing => self.by_nothing(),
             Shown::Basic(shown) => self.log_in(shown).await,
-            Shown::Bearer(token) => self.from_token(Purpose::Access, &token).ok_or_else(|| Told {
+            Shown::Bearer(token) => self.by_token(Purpose::Access, &token).ok_or_else(|| Told {
                 challenge: Some(Challenge::Renew),
                 ..Told::new(401, Code::Unauthorized, "the token is none of this mirror, or it is over: get a new one")
             }),
@@ -109,14 +109,12 @@ impl Asking<'_> {
         let shown =
             if self.challenges() { authorization::parse(headers, &PROXY_AUTHORIZATION) } else { Ok(Shown::Nothing) };
         let known = match shown.map_err(|reason| Told::new(400, Code::Unauthorized, reason))? {
-            Shown::Nothing => self.from_nothing(),
+            Shown::Nothing => self.by_nothing(),
             Shown::Basic(shown) => self.log_in(shown).await,
             Shown::Bearer(_) => Err(unauthorized("a proxy is shown a user and a password by Basic")),
         };
         let known = known.map_err(|told| match told.status {
-            401 => {
-                Told { status: 407, challenge: None, authenticate: Some("Basic realm=\"tidegate\"".to_owned()), ..told }
-            }
+            401 => Told { status: 407, challenge: None, authenticate: Some("Basic realm=\"tidegate\"".into()), ..told },
             _ => told,
         })?;
         // What was meant for us is for no registry.
@@ -156,11 +154,11 @@ impl Asking<'_> {
         let name = shown.user.as_str();
         let own = config.clients.users.as_ref().filter(|users| {
             // Who is none of ours may be one of a registry's: that one will say so.
-            users.get(name).is_some() || !config.asks_callers || self.from_nothing().is_err()
+            users.get(name).is_some() || !config.asks_callers || self.by_nothing().is_err()
         });
         let Some(users) = own else {
-            let known = self.from_nothing()?;
-            self.who.logins.may_try(client, name).map_err(told)?;
+            let known = self.by_nothing()?;
+            self.who.logins.may_try(client, name).map_err(|refusal| told(&refusal))?;
             return Ok(Known { credentials: Some(Arc::new(shown)), is_silent: false, ..known });
         };
         match self.who.logins.verify(users, &shown, client).await {
@@ -169,7 +167,7 @@ impl Asking<'_> {
                 if refusal == Refusal::Wrong {
                     tracing::warn!(%client, user = name.escape_debug().to_string(), "a login has failed");
                 }
-                return Err(told(refusal));
+                return Err(told(&refusal));
             }
         }
         let Some(user) = users.get(name) else { return Err(unauthorized("the user or the password is wrong")) };
@@ -179,7 +177,7 @@ impl Asking<'_> {
     }
 
     /// Who a token was made for, as far as that still holds.
-    fn from_token(&self, purpose: Purpose, token: &str) -> Option<Known> {
+    fn by_token(&self, purpose: Purpose, token: &str) -> Option<Known> {
         let claims = self.who.tokens.open(purpose, token)?;
         let clients = &self.config.clients;
         let mut known = match &claims.subject {
@@ -204,7 +202,7 @@ impl Asking<'_> {
         Some(known)
     }
 
-    fn from_nothing(&self) -> Result<Known, Told> {
+    fn by_nothing(&self) -> Result<Known, Told> {
         if let Some(through) = &self.peer.through {
             return Ok(Known { is_silent: true, ..through.known.clone() });
         }
@@ -238,15 +236,17 @@ fn of_user(name: &str, user: &User) -> Known {
 
 /// What a token knows the hash of its user by.
 fn mark_of(user: &User) -> String {
-    Sha256::digest(&user.hash).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    let digest = Sha256::digest(&user.hash);
+    let (mark, _) = digest.split_first_chunk::<8>().expect("SHA-256 has 32 bytes");
+    format!("{:016x}", u64::from_be_bytes(*mark))
 }
 
 /// Which of user and password is wrong is not told.
-fn told(refusal: Refusal) -> Told {
+fn told(refusal: &Refusal) -> Told {
     match refusal {
         Refusal::Wrong => unauthorized("the user or the password is wrong"),
         Refusal::Wait(wait) => Told {
-            retry_after: Some(wait),
+            retry_after: Some(*wait),
             ..Told::new(429, Code::TooManyRequests, "too many logins have failed: come again later")
         },
     }

@@ -55,11 +55,10 @@ pub fn parse(header: &[u8]) -> Option<Option<SocketAddr>> {
     if header.starts_with(V2_SIGNATURE) {
         let header = v2::Header::try_from(header).ok()?;
         return Some(match (header.command, header.addresses) {
-            (v2::Command::Local, _) => None,
             (v2::Command::Proxy, v2::Addresses::IPv4(named)) => Some((named.source_address, named.source_port).into()),
             (v2::Command::Proxy, v2::Addresses::IPv6(named)) => Some((named.source_address, named.source_port).into()),
-            // What came over no network has no address.
-            (v2::Command::Proxy, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => None,
+            // The balancer itself, or what came over no network: it has no address.
+            (v2::Command::Local, _) | (_, v2::Addresses::Unspecified | v2::Addresses::Unix(_)) => None,
         });
     }
     let header = v1::Header::try_from(header).ok()?;

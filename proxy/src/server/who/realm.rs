@@ -133,7 +133,7 @@ impl Asking<'_> {
                 self.admit(shown.ok_or_else(none)?).await?
             }
             "refresh_token" => self
-                .from_token(Purpose::Refresh, field("refresh_token"))
+                .by_token(Purpose::Refresh, field("refresh_token"))
                 .ok_or_else(|| unauthorized("the refresh token is none of this mirror, or it is over: log in"))?,
             _ => return Err(refuse(400, "grant_type must be password or refresh_token")),
         };
@@ -142,7 +142,7 @@ impl Asking<'_> {
 
     async fn admit(&self, shown: Shown) -> Result<Known, Told> {
         match shown {
-            Shown::Nothing => self.from_nothing(),
+            Shown::Nothing => self.by_nothing(),
             Shown::Basic(shown) => self.log_in(shown).await,
             Shown::Bearer(_) => Err(refuse(400, "a token is had for a user and a password, not for a token")),
         }
