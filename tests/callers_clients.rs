@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use tidegate_tests::clients::{Containerd, Docker, Podman};
+use tidegate_tests::clients::{Buildah, Containerd, Docker, Podman};
 use tidegate_tests::fake::Fake;
 use tidegate_tests::image::Image;
 use tidegate_tests::process::{offline, run};
@@ -35,6 +35,9 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// Runs a command of a tool.
+type Run<'a> = dyn Fn(&[&str]) -> Result<String, String> + 'a;
+
 /// What each client does with the right password, with a wrong one, and with none.
 #[track_caller]
 fn all_clients(proxy: &Proxy, image: &Image, served_as_anybody: bool) {
@@ -60,11 +63,16 @@ fn all_clients(proxy: &Proxy, image: &Image, served_as_anybody: bool) {
     fs::write(&policy, r#"{"default":[{"type":"insecureAcceptAnything"}]}"#).unwrap();
     let policy = policy.display().to_string();
     let pull = ["pull", "--signature-policy", &policy, "--tls-verify=false"];
-    let podman_pull = |creds: &str| podman.podman(&[&pull[..], &[creds, &name]].concat());
-    podman_pull("--creds=alice:wonder").unwrap_or_else(|error| panic!("podman: {error}"));
-    podman.podman(&["rmi", "--force", &name]).unwrap();
-    podman_pull("--creds=alice:wrong").expect_err("podman with a wrong password");
-    assert_eq!(podman.podman(&[&pull[..], &[&name]].concat()).is_ok(), served_as_anybody, "podman");
+    let buildah = Buildah::new(&mirror);
+    let tools: [(&str, &Run); 2] =
+        [("podman", &|with| podman.podman(with)), ("buildah", &|with| buildah.buildah(with))];
+    for (tool, run) in tools {
+        let pull_as = |creds: &str| run(&[&pull[..], &[creds, &name]].concat());
+        pull_as("--creds=alice:wonder").unwrap_or_else(|error| panic!("{tool}: {error}"));
+        run(&["rmi", "--force", &name]).unwrap();
+        pull_as("--creds=alice:wrong").expect_err("a wrong password");
+        assert_eq!(run(&[&pull[..], &[&name]].concat()).is_ok(), served_as_anybody, "{tool}");
+    }
 
     let containerd = Containerd::start(&mirror);
     containerd.pull_as("alice:wonder", "library/app:1").unwrap_or_else(|error| panic!("ctr: {error}"));

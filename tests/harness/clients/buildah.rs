@@ -23,7 +23,8 @@ impl Buildah {
         Self { folder: only_mirror(mirror) }
     }
 
-    fn buildah(&self, arguments: &[&str]) -> Result<String, String> {
+    /// Runs a command of it. Gives what it printed.
+    pub fn buildah(&self, arguments: &[&str]) -> Result<String, String> {
         let at = |name: &str| self.folder.path().join(name);
         output(
             offline(&mut Command::new("buildah"))
