@@ -41,6 +41,7 @@ mod policies;
 mod policy;
 mod pulls;
 mod push;
+mod push_callers;
 mod push_faults;
 mod push_specification;
 mod quota;
