@@ -62,7 +62,10 @@ impl Containers {
                 entry.at, entry.scope, other.at
             ));
         }
-        self.entries.retain(|entry| !by_scope.contains_key(&entry.scope));
+        for before in self.entries.extract_if(.., |entry| by_scope.contains_key(&entry.scope)) {
+            let entry = &added[by_scope[&before.scope]];
+            self.notes.push(format!("{}: {} holds instead of {}", entry.at, entry.scope, before.at));
+        }
         self.entries.append(&mut added);
         if let Some(search) = &conf.unqualified_search {
             self.search = search.iter().map(|registry| (file.to_owned(), registry.clone())).collect();

@@ -189,6 +189,16 @@ fn later_files_of_registries_conf_replace_what_they_name() {
 }
 
 #[test]
+fn registries_conf_goes_before_its_drop_ins_whatever_they_are_called() {
+    let main = "[[registry]]\nlocation = \"gcr.io\"\n[[registry.mirror]]\nlocation = \"ghcr.io/org\"\n";
+    let drop_in = "[[registry]]\nlocation = \"gcr.io\"\nblocked = true\n";
+    let rules = rules(&[("60-b.conf", drop_in), ("registries.conf", main)]).expect("rules");
+    let told = decided(&rules, "gcr.io/deep/x:1");
+    assert!(told.starts_with("denied: ") && told.contains("60-b.conf:1"), "{told}");
+    assert_eq!(rules.notes, ["60-b.conf:1: gcr.io holds instead of registries.conf:1"]);
+}
+
+#[test]
 fn hosts_of_containerd() {
     let hosts = "server = \"https://registry-1.docker.io\"\n[host.\"https://z.lan\"]\ncapabilities = [\"pull\"]\n\
                  [host.\"http://a.lan:5000/v2/hub\"]\noverride_path = true\n[host.\"https://r.lan\"]\ncapabilities = \

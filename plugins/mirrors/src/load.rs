@@ -29,7 +29,7 @@ pub fn load(files: &[File]) -> Result<Rules, String> {
     let (mut containers, mut cluster) = (Containers::default(), Cluster::default());
     let mut by_host: Vec<Rule> = Vec::new();
     let mut notes = Vec::new();
-    for file in files {
+    for file in in_order(files) {
         for document in tidegate_formats::read(&file.name, &file.text).map_err(|refusal| refusal.to_string())? {
             match &document.content {
                 Content::RegistriesConf(conf) => containers.add(&file.name, conf)?,
@@ -91,6 +91,14 @@ pub fn load(files: &[File]) -> Result<Rules, String> {
         ));
     }
     Ok(rules)
+}
+
+/// As containers tools read them: registries.conf itself before its drop-ins, whatever their names are.
+fn in_order(files: &[File]) -> Vec<&File> {
+    let is_drop_in = |file: &&File| file.name.rsplit('/').next() != Some("registries.conf");
+    let mut ordered: Vec<&File> = files.iter().collect();
+    ordered.sort_by_key(is_drop_in);
+    ordered
 }
 
 fn short_names(containers: &Containers, rules: &mut Rules) -> Result<(), String> {
