@@ -16,8 +16,8 @@ use tidegate_tests::site::Site;
 
 use crate::assert_whole;
 
-/// Everybody here may bring images into the cache, and alice alone may write.
-const RULES: &[u8] = b"[fill]\naddresses = [\"127.0.0.0/8\"]\n[push]\nusers = [\"alice\"]\n";
+/// Everybody here but alice may bring images into the cache, and alice alone may write.
+const RULES: &[u8] = b"[fill]\nusers = [\"bob\"]\n[push]\nusers = [\"alice\"]\n";
 
 /// Pushes a layout's image with Skopeo. Gives what it printed when it failed.
 fn skopeo(layout: &Path, name: &str, more: &[&str], variables: &[(&str, &str)]) -> Result<(), String> {
@@ -76,6 +76,12 @@ fn the_gatekeeper_lets_only_who_is_trusted_push_and_delete() {
     let refused = push("bob:builder").expect_err("bob is not trusted");
     assert!(refused.contains("gatekeeper"), "{refused}");
     push("alice:wonder").unwrap();
+    let docker = Docker::start(&proxy.authority());
+    let archive = layout.path().join("layer.tar");
+    fs::write(&archive, tar("file", &noise(7, 1000))).unwrap();
+    docker.docker(&["login", "--username", "alice", "--password", "wonder", &proxy.authority()]).unwrap();
+    let pushed = docker.import_and_push(&archive, &format!("{}/team/docker:1", proxy.authority()));
+    pushed.unwrap_or_else(|error| panic!("docker: {error}\n{}", docker.log()));
     let path = format!("/v2/team/app/manifests/{}", image.digest());
     let delete = |who: &str| {
         http::method("DELETE", &proxy.url(&path)).field("Authorization", who).field("Content-Length", "0").fetch()

@@ -42,7 +42,7 @@ use crate::cache::{Cache, Link, Manifest};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::Negotiated;
-use crate::oci::{Content, Credentials, Digest, Place, Pull, Reference};
+use crate::oci::{Content, Credentials, Digest, Method, Place, Pull, Reference};
 use crate::plugin::{Decision, Facts, Plugins};
 use crate::upstream::{Upstreams, Via};
 use admitted::Admitted;
@@ -224,7 +224,13 @@ pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller)
     let pull = routing.pull.clone();
     facts.see(|seen| seen.generation = routing.set.generation());
     let denied = |denial| Error::new(&pull, Cause::Denied(denial));
-    let admitted = Admitted::ask(&routing.set, &routing.question(Way::Routed)).await.map_err(denied)?;
+    let mut admitted = Admitted::ask(&routing.set, &routing.question(Way::Routed)).await.map_err(denied)?;
+    if admitted.cached_only().is_some()
+        && pull.method == Method::Head
+        && let Some(pushing) = push::admitted(&routing).await
+    {
+        admitted = pushing;
+    }
     facts.decide(match admitted.cached_only() {
         Some(plugin) => Decision::CachedOnly(plugin.to_owned()),
         None => Decision::Allow,

@@ -90,6 +90,19 @@ pub async fn push(
     }
 }
 
+/// Lets who may push learn what is there, though he may have only what is cached: clients ask before they send a blob,
+/// and again when they have.
+pub(super) async fn admitted(routing: &Arc<Routing>) -> Option<Admitted> {
+    let Pull { place, addressing, .. } = &*routing.pull;
+    if !routing.live.config.pushes(&place.registry) {
+        return None;
+    }
+    let push = Push { place: place.clone(), write: Write::Begin(None), addressing: *addressing };
+    let question = Question { asked: Asked::Push(Arc::new(push)), ..routing.question(Way::Routed) };
+    let admitted = Admitted::ask(&routing.set, &question).await.ok()?;
+    admitted.cached_only().is_none().then_some(admitted)
+}
+
 impl Pushing {
     fn new(core: &Arc<Core>, live: &Arc<Live>, push: Push, caller: Caller) -> Self {
         // What a plugin looks up for a push, it has as a pull of the same would.
