@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use tidegate_tests::authority::Authority;
+use tidegate_tests::http;
 use tidegate_tests::image::Image;
 use tidegate_tests::machine::{Machine, Printed};
 use tidegate_tests::own_address;
@@ -54,7 +55,11 @@ fn serve(speaks: Speaks) -> Served {
 
 /// A machine with what `client-config` writes for a client.
 fn machine(served: &Served, words: &[&str]) -> Machine {
-    let site = served.proxy.site();
+    machine_of(&served.proxy, words)
+}
+
+fn machine_of(proxy: &Proxy, words: &[&str]) -> Machine {
+    let site = proxy.site();
     let tree = site.path(&words.join("-"));
     let tree_word = tree.display().to_string();
     let output = site.run_as_is(&[&["client-config", "--write", &tree_word][..], words].concat());
@@ -119,6 +124,30 @@ fn without_enforce_clients_ask_the_registry_itself_after_a_denial() {
             machine.wanted()
         );
     }
+}
+
+#[test]
+fn a_push_of_containerd_lands_at_the_registry_of_its_name() {
+    let (hub, quay) = (Registry::start(), Registry::start());
+    let image = Image::small("app");
+    hub.push(&image, "library/app:1");
+    quay.push(&image, "library/app:1");
+    let site = Site::new().with_fixed_ports().registry("docker.io", &hub.url(), "push = true");
+    let proxy = site.registry("quay.io", &quay.url(), "push = true").start();
+    let machine = machine_of(&proxy, &["containerd", "--enforce"]);
+    let pushed = machine.ctr_pull_and_push("quay.io/library/app:1", "quay.io/team/pushed:1");
+    assert!(pushed.is_ok(), "{pushed:?}");
+    let pushed = machine.ctr_pull_and_push("docker.io/library/app:1", "docker.io/team/other:1");
+    assert!(pushed.is_ok(), "{pushed:?}");
+    let has = |registry: &Registry, name: &str| {
+        http::get(&format!("{}/v2/team/{name}/manifests/1", registry.url()))
+            .field("Accept", image.media_type())
+            .fetch()
+            .status
+    };
+    assert_eq!((has(&quay, "pushed"), has(&hub, "pushed")), (200, 404));
+    assert_eq!((has(&quay, "other"), has(&hub, "other")), (404, 200));
+    assert_eq!(machine.wanted(), [""; 0]);
 }
 
 #[test]

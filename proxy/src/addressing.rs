@@ -165,10 +165,15 @@ fn by_connection(name: &Segments, registry: &Registry) -> Named {
     (registry.clone(), name.whole(), Addressing::Intercepted)
 }
 
-/// containerd's way: the registry is a parameter, the whole path is the repository's.
+/// containerd's way: the registry is a parameter, the whole path is the repository's. Where containerd is told of the mirror
+/// by an address that ends in the registry, for its pushes, it names the registry in both.
 fn by_ns(ns: &str, name: &Segments) -> Result<Named, Unaddressed> {
     let registry = Registry::parse(ns).ok_or(Unaddressed::Ns)?;
-    Ok((registry, name.whole(), Addressing::Ns))
+    let repository = match by_path(name) {
+        Some((named, repository, _)) if named == registry => repository,
+        _ => name.whole(),
+    };
+    Ok((registry, repository, Addressing::Ns))
 }
 
 /// The way of those who are given a name of the mirror's own for each registry: the whole path is the repository's.
@@ -292,6 +297,9 @@ mod tests {
         assert_eq!(resolved("/v2/alpine/manifests/3.20", ""), alpine("default"));
         let port = resolved("/v2/127.0.0.1:5000/a/b/manifests/x", "").expect("a pull");
         assert_eq!(port.0, "127.0.0.1:5000/a/b:x");
+        assert_eq!(resolved("/v2/docker.io/library/alpine/manifests/3.20", "ns=docker.io"), alpine("ns"));
+        let other = resolved("/v2/docker.io/a/manifests/x", "ns=quay.io").expect("a pull");
+        assert_eq!(other.0, "quay.io/docker.io/a:x");
         let dots = resolved("/v2/my.team/app/manifests/x", "ns=quay.io").expect("a pull");
         assert_eq!(dots.0, "quay.io/my.team/app:x");
         let tags = resolved("/v2/a/b/tags/list", "n=2&ns=quay.io&last=x").expect("a pull");

@@ -96,6 +96,28 @@ impl Machine {
 
     /// `ctr images pull`, by a daemon that is started for it: ctr itself asks the registries.
     pub fn ctr(&self, image: &str) -> Printed {
+        let (_daemon, socket) = self.containerd();
+        self.ctr_pull(&socket, image)
+    }
+
+    /// Pulls an image, and pushes it by another name.
+    pub fn ctr_pull_and_push(&self, image: &str, name: &str) -> Printed {
+        let (_daemon, socket) = self.containerd();
+        self.ctr_pull(&socket, image)?;
+        printed(self.command("ctr").args(["--address", &socket, "images", "tag", "--force", image, name]))?;
+        let mut command = self.command("ctr");
+        command.args(["--address", &socket, "images", "push"]);
+        printed(command.args(["--hosts-dir", "/etc/containerd/certs.d", name]))
+    }
+
+    fn ctr_pull(&self, socket: &str, image: &str) -> Printed {
+        let mut command = self.command("ctr");
+        command.args(["--address", socket, "images", "pull", "--snapshotter", "native"]);
+        printed(command.args(["--hosts-dir", "/etc/containerd/certs.d", image]))
+    }
+
+    /// A daemon, and its socket.
+    fn containerd(&self) -> (Process, String) {
         let (config, socket) = (self.at("containerd.toml"), self.at("containerd.sock"));
         let text = format!(
             "version = 2\nroot = \"{}\"\nstate = \"{}\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
@@ -107,9 +129,7 @@ impl Machine {
         let daemon = Process::start(offline(&mut Command::new("containerd")).args(["--config", &config]));
         let ready = daemon.err.wait(0, HANG, |line| line.contains("containerd successfully booted").then_some(()));
         assert!(ready.is_some(), "containerd does not come up:\n{}", daemon.log());
-        let mut command = self.command("ctr");
-        command.args(["--address", &socket, "images", "pull", "--snapshotter", "native"]);
-        printed(command.args(["--hosts-dir", "/etc/containerd/certs.d", image]))
+        (daemon, socket)
     }
 
     /// `docker pull`, by a daemon that is started with the first of them.

@@ -84,13 +84,15 @@ impl Trust {
                 name => name,
             };
             let file = format!("etc/containerd/certs.d/{registry}/hosts.toml");
+            // Pulls go to the host, pushes to the server: each is trusted by its own `ca`.
             let hosts = format!(
-                "server = \"https://{server}\"\n\n[host.\"https://{server}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = \"/{certificate}\"\n"
+                "server = \"https://{server}\"\nca = \"/{certificate}\"\n\n[host.\"https://{server}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  ca = \"/{certificate}\"\n"
             );
             match fs::read_to_string(self.root.join(&file)) {
                 Ok(there) if there != hosts => println!(
-                    "{} is there already, and is left as it is: put ca = \"/{certificate}\" into its [host.\"https://{server}\"]",
-                    self.root.join(&file).display()
+                    "{} is there already, and is left as it is: {}",
+                    self.root.join(&file).display(),
+                    advice(&there, server, &format!("ca = \"/{certificate}\""))
                 ),
                 _ => self.put(&file, &hosts)?,
             }
@@ -146,4 +148,54 @@ fn registries(wanted: &Wanted) -> anyhow::Result<&[Registry]> {
         bail!("the configuration names no registries in [intercept]; name its file with --config");
     }
     Ok(&wanted.registries)
+}
+
+/// Where a `hosts.toml` of somebody's own needs the line that trusts the authority: wherever it leads to the registry itself.
+fn advice(hosts: &str, server: &str, line: &str) -> String {
+    let Ok(table) = hosts.parse::<toml::Table>() else {
+        return format!("it is no TOML; {line} belongs wherever it leads to https://{server}");
+    };
+    let leads = |address: &str| {
+        let address = address.strip_prefix("https://").unwrap_or(address);
+        address.split('/').next().is_some_and(|host| host.eq_ignore_ascii_case(server))
+    };
+    let mut places = Vec::new();
+    // Without a server, that is the registry.
+    if table.get("server").and_then(toml::Value::as_str).is_none_or(leads) {
+        places.push("its top, where `server` is".to_owned());
+    }
+    let tables = table.get("host").and_then(toml::Value::as_table);
+    let named = tables.into_iter().flat_map(toml::Table::keys).filter(|address| leads(address));
+    places.extend(named.map(|address| format!("its [host.\"{address}\"]")));
+    if places.is_empty() {
+        return format!("it leads nowhere to https://{server}, so it needs no {line}");
+    }
+    format!("put {line} into {}", places.join(" and "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_authority_belongs_where_a_file_leads_to_the_registry() {
+        for (hosts, told) in [
+            ("", "put ca = x into its top, where `server` is"),
+            (
+                "server = \"https://quay.io\"\n[host.\"http://mirror.lan:5000\"]",
+                "put ca = x into its top, where `server` is",
+            ),
+            (
+                "server = \"https://quay.io\"\n[host.\"https://quay.io\"]",
+                "put ca = x into its top, where `server` is and its [host.\"https://quay.io\"]",
+            ),
+            (
+                "server = \"https://m.lan/v2/quay.io\"\n[host.\"https://m.lan\"]",
+                "it leads nowhere to https://quay.io, so it needs no ca = x",
+            ),
+            ("server =", "it is no TOML; ca = x belongs wherever it leads to https://quay.io"),
+        ] {
+            assert_eq!(advice(hosts, "quay.io", "ca = x"), told, "{hosts}");
+        }
+    }
 }

@@ -37,8 +37,8 @@ pub(super) fn hosts(tree: &mut Tree, mirror: &Mirror) {
 pub(super) fn say(tree: &mut Tree, mirror: &Mirror) {
     if mirror.enforces() {
         tree.note(
-            "`server` is the mirror: containerd asks nobody else, for pulls and for pushes. Registries without a folder are \
-             still asked directly.",
+            "`server` is the mirror, with the registry in its path, since containerd names none when it pushes: nobody else is \
+             asked, for pulls and for pushes. Registries without a folder are still asked directly.",
         );
     } else {
         tree.note("Where the mirror denies or fails, containerd asks the registry itself. For a denial that sticks: --enforce.");
@@ -46,14 +46,18 @@ pub(super) fn say(tree: &mut Tree, mirror: &Mirror) {
 }
 
 /// Keys and types: containerd, docs/hosts.md. A file without a `[host]` table is refused by containerd 1.6, so the mirror
-/// is host and server both.
+/// is host and server both. In a push containerd sends no `ns`, so a server that is the mirror has the registry in its path.
 fn hosts_toml(mirror: &Mirror, registry: &Registry) -> String {
     let ca = mirror.ca.as_ref().map(|_| format!("ca = {}\n", quoted(&format!("../{CA}"))));
     let ca = ca.unwrap_or_default();
-    let (server, server_ca) = if mirror.enforces() { (mirror.url.clone(), &*ca) } else { (source(registry), "") };
+    let (server, more) = if mirror.enforces() {
+        (format!("{}/v2/{registry}", mirror.url), format!("override_path = true\n{ca}"))
+    } else {
+        (source(registry), String::new())
+    };
     let indented = if ca.is_empty() { String::new() } else { format!("  {ca}") };
     format!(
-        "server = {}\n{server_ca}\n[host.{}]\n  capabilities = [\"pull\", \"resolve\"]\n{indented}",
+        "server = {}\n{more}\n[host.{}]\n  capabilities = [\"pull\", \"resolve\"]\n{indented}",
         quoted(&server),
         quoted(&mirror.url)
     )
@@ -86,7 +90,7 @@ mod tests {
                 "https://m:5000",
                 Source::Never,
                 "quay.io",
-                "server = \"https://m:5000\"\nca = \"../tidegate-ca.crt\"\n\n[host.\"https://m:5000\"]\n  \
+                "server = \"https://m:5000/v2/quay.io\"\noverride_path = true\nca = \"../tidegate-ca.crt\"\n\n[host.\"https://m:5000\"]\n  \
                  capabilities = [\"pull\", \"resolve\"]\n  ca = \"../tidegate-ca.crt\"\n",
             ),
         ] {

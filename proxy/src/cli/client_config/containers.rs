@@ -22,6 +22,12 @@ pub(super) fn skopeo(mirror: &Mirror) -> Tree {
         mirror.host,
         mirror.example()
     ));
+    if mirror.enforces() {
+        tree.note(
+            "Skopeo takes lists of tags from no mirror, and a blocked registry gives none: `inspect` needs `--no-tags`, and \
+             `list-tags` fails, unless the image is named by the mirror.",
+        );
+    }
     tree
 }
 

@@ -10,7 +10,12 @@ use crate::oci::Registry;
 pub(super) fn engine(mirror: &Mirror) -> Tree {
     let mut tree = Tree::default();
     daemon(&mut tree, mirror, "etc/docker");
-    tree.note("`systemctl reload docker` makes it hold; nothing is restarted.");
+    let restarts = mirror.enforces() && mirror.intercepted.is_some();
+    if !restarts {
+        let reloads = tree.files.iter().any(|(path, _)| path.ends_with("daemon.json"));
+        let when = if reloads { "`systemctl reload docker` makes it hold" } else { "It holds for the next pull" };
+        tree.note(format!("{when}; nothing is restarted."));
+    }
     say(&mut tree, mirror);
     if mirror.enforces() {
         intercept(&mut tree, mirror);
@@ -75,9 +80,18 @@ fn intercept(tree: &mut Tree, mirror: &Mirror) {
             mirror.host_alone()
         ),
     );
+    // The way to a proxy that speaks TLS is trusted as the system trusts, whatever stands in certs.d.
+    let mut system = Vec::new();
+    if let Some(mirrors) = &mirror.ca {
+        tree.add("usr/local/share/ca-certificates/tidegate-mirror.crt", mirrors.clone());
+        system.push("the mirror itself, which speaks TLS");
+    }
     for registry in registries {
         let file = match registry.as_str() {
-            Registry::DOCKER_HUB => "usr/local/share/ca-certificates/tidegate.crt".to_owned(),
+            Registry::DOCKER_HUB => {
+                system.push("docker.io");
+                "usr/local/share/ca-certificates/tidegate.crt".to_owned()
+            }
             name => format!("etc/docker/certs.d/{name}/tidegate.crt"),
         };
         tree.add(file, ca.clone());
@@ -85,9 +99,16 @@ fn intercept(tree: &mut Tree, mirror: &Mirror) {
     let names: Vec<_> = registries.iter().map(Registry::as_str).collect();
     tree.note(format!(
         "By HTTPS_PROXY dockerd reaches {} through the proxy alone, by their own names: `systemctl daemon-reload && \
-         systemctl restart docker`. For docker.io the system must trust the authority: `update-ca-certificates` (Debian).",
+         systemctl restart docker`.",
         names.join(", ")
     ));
+    if !system.is_empty() {
+        tree.note(format!(
+            "Before that the system must trust the authorities in /usr/local/share/ca-certificates, for {}: \
+             `update-ca-certificates` (Debian).",
+            system.join(" and ")
+        ));
+    }
 }
 
 /// Whether a request that names no registry is one for docker.io, and docker.io is asked for.
@@ -104,21 +125,63 @@ fn say(tree: &mut Tree, mirror: &Mirror) {
             mirror.default_registry
         ));
     }
-    let by_name = format!("docker pull {}/{}/NAME", mirror.host, mirror.example());
+    let by_name = |registry: &str| format!("docker pull {}/{registry}/NAME", mirror.host);
     if mirror.enforces() {
-        let which =
-            if mirror.intercepted.is_some() { "images of registries that are not intercepted" } else { "images" };
-        tree.note(format!(
-            "`registry-mirrors` cannot be held to a denial: docker asks docker.io itself then. So it is left out, and \
-             {which} are named by the mirror, which is the only one asked: `{by_name}`."
-        ));
+        let left_out =
+            "`registry-mirrors` cannot be held to a denial: docker asks docker.io itself then. So it is left out";
+        match (&mirror.intercepted, mirror.not_intercepted()) {
+            (None, _) => tree.note(format!(
+                "{left_out}, and images are named by the mirror, which is the only one asked: `{}`.",
+                by_name(mirror.example())
+            )),
+            (Some(_), Some(other)) => tree.note(format!(
+                "{left_out}, and images of registries that are not intercepted are named by the mirror, which is the only \
+                 one asked: `{}`.",
+                by_name(other.as_str())
+            )),
+            (Some(_), None) => tree.note(format!("{left_out}: all of these registries are intercepted.")),
+        }
         tree.note("What no policy must be passed by is closed in the network too: the way to registries, for all but the proxy.");
     } else {
         tree.note(format!(
-            "`registry-mirrors` is for docker.io alone; any registry by the mirror's name: `{by_name}`."
+            "`registry-mirrors` is for docker.io alone; any registry by the mirror's name: `{}`.",
+            by_name(mirror.example())
         ));
         tree.note(
             "Where the mirror denies or fails, docker asks docker.io itself. For a denial that sticks: --enforce.",
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::client_config::mirror::Source;
+    use crate::cli::client_config::mirror::tests::mirror;
+
+    fn held(address: &str, registries: &[&str], intercepted: &[&str]) -> Tree {
+        let mut mirror = mirror(address, Source::Never, registries);
+        let intercepted = intercepted.iter().map(|name| Registry::parse(name).expect("a registry")).collect();
+        mirror.intercepted = Some((intercepted, "-----BEGIN CERTIFICATE-----\n".to_owned()));
+        engine(&mirror)
+    }
+
+    #[test]
+    fn the_system_trusts_a_proxy_that_speaks_tls() {
+        const FILE: &str = "usr/local/share/ca-certificates/tidegate-mirror.crt";
+        for (address, trusts) in [("https://m.lan:5000", true), ("http://m.lan:5000", false)] {
+            let tree = held(address, &["quay.io"], &["quay.io"]);
+            assert_eq!(tree.files.iter().any(|(path, _)| path.ends_with(FILE)), trusts, "{address}");
+            assert_eq!(tree.notes.iter().any(|note| note.contains("update-ca-certificates")), trusts, "{address}");
+        }
+    }
+
+    #[test]
+    fn what_is_intercepted_is_not_to_be_named_by_the_mirror() {
+        for (registries, named) in [(&["ghcr.io", "quay.io"][..], true), (&["quay.io"], false)] {
+            let told = held("http://m.lan:5000", registries, &["quay.io"]).notes.join("\n");
+            assert_eq!(told.contains("m.lan:5000/ghcr.io/NAME"), named, "{told}");
+            assert!(!told.contains("m.lan:5000/quay.io") && !told.contains("reload docker"), "{told}");
+        }
     }
 }

@@ -53,6 +53,12 @@ impl Mirror {
     /// Which argument is wrong, or missing, and what to write.
     pub fn of(config: &Config, asked: &ClientConfig) -> Result<Self, String> {
         let url = address(config, asked.address.as_deref())?;
+        if matches!(url.host(), Some(url::Host::Ipv6(_))) && asked.client.takes_no_ipv6_address() {
+            return Err(format!(
+                "this client takes no IPv6 address such as {} for a mirror: write --address with a name, HOST:PORT",
+                url.host_str().unwrap_or_default()
+            ));
+        }
         let plain = url.scheme() == "http";
         let name = url.host_str().unwrap_or_default();
         // Without a dot or a port in it, a first segment is not taken for a host: `mirror/alpine` is an image of docker.io.
@@ -107,6 +113,13 @@ impl Mirror {
         let named = |wanted: &str| self.registries.iter().find(|registry| registry.as_str() == wanted);
         let first = || self.registries.iter().find(|registry| !registry.as_str().contains(':'));
         named("quay.io").or_else(first).map_or("quay.io", Registry::as_str)
+    }
+
+    /// A registry that stands in no way out, and can stand in a name.
+    pub fn not_intercepted(&self) -> Option<&Registry> {
+        let intercepted = self.intercepted.as_ref().map_or(&[][..], |(registries, _)| registries);
+        let mut others = self.registries.iter().filter(|registry| !intercepted.contains(registry));
+        others.find(|registry| !registry.as_str().contains(':'))
     }
 
     /// Its host without a port.
@@ -167,6 +180,14 @@ fn address(config: &Config, typed: Option<&str>) -> Result<Url, String> {
     let bare = url.path() == "/" && url.query().is_none();
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() || !bare || url.fragment().is_some() {
         return Err(bad());
+    }
+    let unspecified = match url.host() {
+        Some(url::Host::Ipv4(address)) => address.is_unspecified(),
+        Some(url::Host::Ipv6(address)) => address.is_unspecified(),
+        _ => false,
+    };
+    if unspecified || url.port() == Some(0) {
+        return Err(format!("--address: {typed} is no address that clients can be told: write the mirror's HOST:PORT"));
     }
     Ok(url)
 }
@@ -232,6 +253,7 @@ fn pem(certificates: &[CertificateDer<'_>]) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::cli::client_config::Client;
 
     /// A mirror at an address, in front of registries.
     pub fn mirror(address: &str, source: Source, registries: &[&str]) -> Mirror {
@@ -253,7 +275,7 @@ pub(super) mod tests {
 
     fn asked(address: Option<&str>, registries: &[&str]) -> ClientConfig {
         ClientConfig {
-            client: super::super::Client::Docker,
+            client: Client::Docker,
             enforce: false,
             address: address.map(str::to_owned),
             ca: None,
@@ -284,12 +306,31 @@ pub(super) mod tests {
             ("0.0.0.0:5000", None, "--address"),
             ("127.0.0.1:0", None, "--address"),
             ("127.0.0.1:5000", Some("a b"), "--address"),
+            ("127.0.0.1:5000", Some("0.0.0.0:5000"), "clients can be told"),
+            ("127.0.0.1:5000", Some("http://[::]:5000"), "clients can be told"),
+            ("127.0.0.1:5000", Some("http://mirror.lan:0"), "clients can be told"),
             ("127.0.0.1:5000", Some("ftp://mirror.lan"), "--address"),
             ("127.0.0.1:5000", Some("http://mirror.lan/path"), "--address"),
             ("127.0.0.1:5000", Some("http://user:pw@mirror.lan"), "--address"),
         ] {
             let reason = Mirror::of(&config(listen), &asked(typed, &[])).err().expect("it is refused");
             assert!(reason.contains(word) && !reason.contains("pw"), "{typed:?}: {reason}");
+        }
+    }
+
+    #[test]
+    fn an_ipv6_address_is_refused_where_a_client_takes_none() {
+        let config = Config::parse("listen = \"[::1]:5000\"", "t").expect("a configuration");
+        for (client, typed, taken) in [
+            (Client::Docker, None, true),
+            (Client::Podman, None, false),
+            (Client::Skopeo, Some("[fd00::1]:5000"), false),
+            (Client::Openshift, Some("https://[fd00::1]"), false),
+            (Client::Containerd, None, false),
+            (Client::Podman, Some("mirror.lan"), true),
+        ] {
+            let told = Mirror::of(&config, &ClientConfig { client, ..asked(typed, &[]) });
+            assert_eq!(told.is_ok(), taken, "{client:?} {typed:?}: {:?}", told.err());
         }
     }
 

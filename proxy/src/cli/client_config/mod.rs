@@ -66,6 +66,19 @@ enum Client {
     Helm,
 }
 
+impl Client {
+    /// Whether its files cannot name a mirror by an IPv6 address: containers/image takes none in a location, and containerd
+    /// no brackets in the name of a table (containerd/containerd#10055).
+    fn takes_no_ipv6_address(self) -> bool {
+        match self {
+            Self::Containerd | Self::K3s | Self::Kind | Self::CriO | Self::Podman | Self::Openshift | Self::Skopeo => {
+                true
+            }
+            Self::Docker | Self::DockerDesktop | Self::Buildkit | Self::Helm => false,
+        }
+    }
+}
+
 impl ClientConfig {
     pub(super) fn run(&self, config: &Config) -> ExitCode {
         let mirror = match Mirror::of(config, self) {
