@@ -261,7 +261,9 @@ impl Upstreams {
     }
 
     fn asker(&self, offer: &Offer<'_>, reach: &Arc<Reach>) -> Asker {
-        let (by, credentials) = caller::by(As::Mirror, offer.credentials, reach);
+        // What a registry serves to those alone whom it would serve itself, it has written by those alone too.
+        let whose = if reach.callers.authorize.is_some() { As::Caller } else { As::Mirror };
+        let (by, credentials) = caller::by(whose, offer.credentials, reach);
         Asker {
             clients: self.clients.clone(),
             reach: reach.clone(),
