@@ -121,8 +121,15 @@ pub async fn explain(core: &Arc<Core>, pull: Pull, supposed: Supposed) -> Explan
     );
     facts.identity = supposed.identity();
     let (negotiated, via) = (Negotiated::ALL, Via::default());
-    let caller =
-        Caller { facts: Arc::new(facts), credentials: None, negotiated, range: None, query: String::new(), via };
+    let caller = Caller {
+        facts: Arc::new(facts),
+        credentials: None,
+        waits: None,
+        negotiated,
+        range: None,
+        query: String::new(),
+        via,
+    };
     let (asked, facts) = (pull.clone(), caller.facts.clone());
     let explained = pull::explain(core, &live, pull, caller).await;
     let dry = dry_line(&asked.clone().into(), &facts, &explained, core.plugins.current().generation());

@@ -284,7 +284,7 @@ fn caller(live: &Live, record: &Record, known: &Known, headers: &HeaderMap, aske
     };
     let range = headers.get(RANGE).filter(|_| stands).and_then(text);
     let credentials = known.credentials.clone();
-    Caller { facts: Arc::new(facts), credentials, negotiated, range, query, via: Via::default() }
+    Caller { facts: Arc::new(facts), credentials, waits: known.waits, negotiated, range, query, via: Via::default() }
 }
 
 fn etag(digest: &Digest) -> String {

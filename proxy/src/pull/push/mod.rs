@@ -378,6 +378,7 @@ impl Pushing {
     }
 
     async fn send(&self, place: &Place, to: To<'_>, offered: Offered) -> Result<Said, Error> {
+        self.beside.may_show(place).await?;
         let limits = &self.live.config.limits;
         let write = &self.push.write;
         let Offered { media_type, range, body } = offered;
