@@ -106,6 +106,15 @@ impl Asking<'_> {
         }
     }
 
+    /// Finds out who asks for something in plain http through us: what clients show to proxies is for us too.
+    pub async fn identify_in_plain(&self, headers: &HeaderMap) -> Result<Known, Told> {
+        if headers.contains_key(AUTHORIZATION) || !headers.contains_key(PROXY_AUTHORIZATION) {
+            return self.identify(headers).await;
+        }
+        // Of what a registry could be shown, it has shown nothing yet.
+        Ok(Known { is_silent: true, ..self.identify_tunnel(headers).await?.known })
+    }
+
     /// Finds out who asks to be led on, by what clients show to proxies.
     pub async fn identify_tunnel(&self, headers: &HeaderMap) -> Result<Through, Told> {
         let client = self.client;
@@ -121,7 +130,7 @@ impl Asking<'_> {
             _ => told,
         })?;
         // What was meant for us is for no registry.
-        Ok(Through { known: Known { credentials: None, ..known }, client })
+        Ok(Through { known: Known { credentials: None, waits: None, ..known }, client })
     }
 
     /// Whether somebody who asks whether this is a registry is told so at once. docker and containers/image send what
