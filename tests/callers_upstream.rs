@@ -1,7 +1,7 @@
 //! Registries that are asked with what the caller sent, and whose content is for those alone whom they would serve.
 
 use tidegate_tests::clients::{Client, Containerd, Docker, Podman};
-use tidegate_tests::fake::{Fake, Tokens, basic};
+use tidegate_tests::fake::{Fake, Reply, Tokens, basic};
 use tidegate_tests::http::Answer;
 use tidegate_tests::image::Image;
 use tidegate_tests::proxy::Proxy;
@@ -187,6 +187,48 @@ fn guesses_at_a_registrys_passwords_are_limited() {
     assert_eq!(statuses, [[403; 10].as_slice(), &[429; 2]].concat());
     let tried = fake.seen().iter().filter(|seen| seen.path.starts_with("/token")).count();
     assert_eq!(tried, 10);
+}
+
+#[test]
+fn what_is_no_wrong_password_locks_nobody_out_and_who_is_vouched_for_goes_on() {
+    // A right password without the right to the repository, asked about each time.
+    let (fake, _image, proxy) = personal("authorize_ttl = \"0s\"");
+    fake.always(APP, Reply::status(403).into());
+    for _ in 0..12 {
+        let answer = ask(&proxy, APP, &carol());
+        assert_eq!(answer.status, 403, "{}", answer.text());
+    }
+    assert!(!proxy.log().contains("a login has failed"), "{}", proxy.log());
+    // A wrong one over and over is asked about once.
+    let (_fake, image, proxy) = personal("authorize_ttl = \"1h\"");
+    caches_as(&proxy, &image, &alice());
+    let mark = proxy.mark();
+    for _ in 0..12 {
+        assert_eq!(ask(&proxy, APP, &basic("carol", "wrong")).status, 403);
+    }
+    proxy.wait(mark, "a login has failed", &[("user", "carol")]);
+    assert_whole(&ask(&proxy, APP, &carol()), &image.digest());
+    // Guesses from her address do not keep alice from what she is known to have.
+    let guesses: Vec<u16> = (0..12).map(|at| ask(&proxy, APP, &basic("bob", &at.to_string())).status).collect();
+    assert_eq!(guesses.last(), Some(&429), "{guesses:?}");
+    caches_as(&proxy, &image, &alice());
+    let answer = ask(&proxy, "/v2/library/other/manifests/1", &alice());
+    assert_eq!((answer.status, answer.fields.get("Retry-After").is_some()), (429, true), "{}", answer.text());
+}
+
+#[test]
+fn guesses_by_tokens_of_ours_are_limited_too() {
+    let (fake, _image, proxy) = personal("");
+    let tokens: Vec<String> = (0..12)
+        .map(|at| {
+            let answer = ask(&proxy, "/v2/token", &basic("alice", &at.to_string()));
+            let said: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+            format!("Bearer {}", said["token"].as_str().unwrap())
+        })
+        .collect();
+    let statuses: Vec<u16> = tokens.iter().map(|token| ask(&proxy, APP, token).status).collect();
+    assert_eq!(statuses, [[403; 10].as_slice(), &[429; 2]].concat());
+    assert_eq!(fake.seen().iter().filter(|seen| seen.path.starts_with("/token")).count(), 10);
 }
 
 #[test]

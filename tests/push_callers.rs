@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 
 use tidegate_tests::clients::Docker;
-use tidegate_tests::content::noise;
-use tidegate_tests::fake::basic;
+use tidegate_tests::content::{noise, sha256};
+use tidegate_tests::fake::{Fake, Reply, Tokens, basic};
 use tidegate_tests::http;
 use tidegate_tests::image::{Image, tar};
 use tidegate_tests::plugins::gatekeeper;
@@ -121,4 +121,80 @@ fn a_client_that_knows_of_no_mirror_pushes_through_a_tunnel() {
     proxy.wait(mark, "request", &[("addressing", "intercept"), ("action", "push"), ("status", "201")]);
     let direct = http::get(&format!("{}/v2/team/app/manifests/1", registry.url()));
     assert_whole(&direct.field("Accept", image.media_type()).fetch(), &image.digest());
+}
+
+/// What a site says of a registry that the mirror has a password for, and whose callers are asked about.
+fn with_a_password_of_its_own(user: &str, password: &str) -> (tempfile::NamedTempFile, String) {
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    fs::write(secret.path(), password).unwrap();
+    let file = secret.path().display().to_string();
+    let lines = format!("push = true\nauthorize = \"caller\"\nusername = \"{user}\"\npassword_file = \"{file}\"");
+    (secret, lines)
+}
+
+#[test]
+fn i9_where_callers_are_asked_about_nothing_is_written_with_the_mirrors_own_password() {
+    let registry = Registry::start_for(&[("mirror", "configured"), ("carol", "sings-loud")]);
+    let (_secret, lines) = with_a_password_of_its_own("mirror", "configured");
+    let proxy = Site::new().registry("docker.io", &registry.url(), &lines).start();
+    let image = Image::small("written");
+    registry.push(&image, "team/app:1");
+    let path = format!("/v2/team/app/manifests/{}", image.digest());
+    let write = |method: &str, path: &str, who: Option<&str>, body: &[u8]| {
+        let request = http::method(method, &proxy.url(path)).field("Content-Type", image.media_type());
+        who.map_or_else(|| request.clone(), |who| request.clone().field("Authorization", who)).carry(body)
+    };
+    let (wrong, carol) = (basic("carol", "wrong"), basic("carol", "sings-loud"));
+    for (who, status) in [(None, 401), (Some(&wrong[..]), 403)] {
+        for (method, path, body) in [
+            ("PUT", "/v2/team/app/manifests/2", &image.manifest[..]),
+            ("POST", "/v2/team/app/blobs/uploads/", b""),
+            (
+                "POST",
+                "/v2/team/app/blobs/uploads/?digest=sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+                b"foo",
+            ),
+            ("DELETE", &path, b""),
+        ] {
+            let answer = write(method, path, who, body);
+            assert_eq!(answer.status, status, "{method} {path} {who:?}: {}", answer.text());
+            assert_eq!(answer.fields.get("WWW-Authenticate").is_some(), who.is_none());
+        }
+    }
+    let pull = |path: &str| proxy.get(path).field("Accept", image.media_type()).field("Authorization", &carol).fetch();
+    assert_eq!(pull("/v2/team/app/manifests/2").status, 404);
+    assert_whole(&pull(&path), &image.digest());
+    assert_eq!(write("PUT", "/v2/team/app/manifests/2", Some(&carol), &image.manifest).status, 201);
+    assert_whole(&pull("/v2/team/app/manifests/2"), &image.digest());
+    assert_eq!(write("DELETE", &path, Some(&carol), b"").status, 202);
+}
+
+#[test]
+fn i9_a_mount_is_asked_for_only_where_the_caller_may_read_the_other_repository() {
+    let fake = Fake::start();
+    let tokens = Tokens::of_users(&[("mirror", "configured"), ("carol", "sings-loud")]);
+    fake.require_bearer(&format!("{}/token", fake.url()), &tokens);
+    fake.issue(&tokens);
+    let (_secret, lines) = with_a_password_of_its_own("mirror", "configured");
+    let proxy = Site::new().registry("docker.io", &fake.url(), &lines).start();
+    let refused = fake.put_blob("team/s", b"secret".to_vec());
+    fake.put_blob("team/open", b"open".to_vec());
+    let (secret, open) = (sha256(b"secret"), sha256(b"open"));
+    fake.always(&refused, Reply::status(403).into());
+    let upload = "/v2/mine/app/blobs/uploads/";
+    fake.always(upload, Reply::status(202).field("Location", &format!("{upload}1")).into());
+    let mount = |digest: &str, from: &str| {
+        let path = format!("{upload}?mount={digest}&from={from}");
+        http::method("POST", &proxy.url(&path)).field("Authorization", &basic("carol", "sings-loud")).carry(b"").status
+    };
+    let mounts = || fake.seen().iter().filter(|seen| seen.query.contains("mount=")).count();
+    assert_eq!(mount(&secret, "team/s"), 202);
+    assert_eq!(mounts(), 0, "{:?}", fake.seen());
+    assert_eq!(mount(&open, "team/open"), 202);
+    assert_eq!(mounts(), 1, "{:?}", fake.seen());
+    // What is written is written as carol, who may be one that the registry lets read only.
+    fake.always(upload, Reply::status(403).into());
+    assert_eq!(mount(&open, "team/open"), 403);
+    let mirrors = basic("mirror", "configured");
+    assert!(fake.seen().iter().all(|seen| seen.fields.get("Authorization") != Some(&mirrors)), "{:?}", fake.seen());
 }

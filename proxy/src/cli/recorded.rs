@@ -208,7 +208,7 @@ pub(super) fn attempt(tried: &Tried) -> Result<Attempt, String> {
         ("connect", _) => Failure::Connect(reason()),
         ("tls", _) => Failure::Tls(reason()),
         ("timeout", _) => Failure::Timeout,
-        ("auth", _) => Failure::Auth { reason: reason(), refused: true },
+        ("auth", _) => Failure::Auth { reason: reason(), refused: true, wrong_password: false },
         ("digest-mismatch", _) => Failure::DigestMismatch,
         ("truncated", _) => Failure::Truncated,
         ("other", _) => Failure::Other(reason()),

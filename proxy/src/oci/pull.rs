@@ -194,6 +194,8 @@ pub enum Failure {
         reason: String,
         /// The registry itself refused (else its token service could not be asked).
         refused: bool,
+        /// It was shown a user and a password for this very answer, and says that they are none (401).
+        wrong_password: bool,
     },
     /// The bytes do not hash to the digest.
     DigestMismatch,
@@ -204,6 +206,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The same as it is known from before: nobody has tried a password for it now.
+    #[must_use]
+    pub fn remembered(&self) -> Self {
+        match self.clone() {
+            Self::Auth { reason, refused, .. } => Self::Auth { reason, refused, wrong_password: false },
+            failure => failure,
+        }
+    }
+
     /// A word for it: a label of a metric.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -76,22 +76,44 @@ impl Routing {
         if allowed.is_empty() { Err(self.refused(&failed)) } else { Ok(allowed) }
     }
 
+    /// Lets a caller write to a place: as itself, so that the registry decides; but one whose password is yet to be
+    /// looked at waits where too many were wrong.
+    ///
+    /// # Errors
+    /// It is to wait.
+    pub async fn may_show(&self, place: &Place) -> Result<(), Error> {
+        let Some(wait) = self.caller.waits else { return Ok(()) };
+        let Some(callers) = self.live.config.reach(&place.registry).map(|reach| reach.callers) else { return Ok(()) };
+        let vouched = match callers.authorize {
+            Some(ttl) => self.word(place).lock().await.holds(ttl).is_some_and(|said| said.is_ok()),
+            None => !callers.credentials,
+        };
+        if vouched { Ok(()) } else { Err(Error::new(&self.pull, Cause::Guesses(wait))) }
+    }
+
+    fn word(&self, place: &Place) -> Arc<tokio::sync::Mutex<Word>> {
+        let who = self.caller.credentials.as_deref().map(Fingerprint::of);
+        self.core.words.of((place.clone(), who))
+    }
+
     /// Whether the caller may have what is asked for of a place. Many who want to know the same share one request.
     async fn may_have(&self, candidate: &Candidate) -> Result<(), Attempt> {
         let place = &candidate.place;
         let reach = self.live.config.reach(&place.registry);
         let Some(ttl) = reach.and_then(|reach| reach.callers.authorize) else { return Ok(()) };
-        let who = self.caller.credentials.as_deref().map(Fingerprint::of);
-        let word = self.core.words.of((place.clone(), who));
+        let word = self.word(place);
         let mut word = word.lock().await;
         let started = Instant::now();
         let said = if let Some(said) = word.holds(ttl) {
             said
+        } else if self.caller.waits.is_some() {
+            Err(Failure::Status(429))
         } else {
             let said = self.ask_whether(candidate).await;
             // That something is not there says nothing of the caller, and neither does a registry that is not.
             let known = matches!(said, Ok(()) | Err(Failure::Auth { refused: true, .. }));
-            word.said = known.then(|| (started, said.clone()));
+            let kept = said.as_ref().map(|()| ()).map_err(Failure::remembered);
+            word.said = known.then_some((started, kept));
             said
         };
         said.map_err(|failure| {
@@ -134,13 +156,16 @@ impl Routing {
 
     fn refused(&self, failed: &[Attempt]) -> Error {
         let error = Error::of_attempts(&self.pull, failed, None);
+        let wrong_password =
+            failed.iter().any(|attempt| matches!(attempt.failure, Failure::Auth { wrong_password: true, .. }));
         match error.cause {
+            Cause::TooManyRequests(story, after) => {
+                let cause = self.caller.waits.map_or(Cause::TooManyRequests(story, after), Cause::Guesses);
+                Error { cause, ..error }
+            }
             Cause::Refused(story) => {
-                let who = match &self.caller.credentials {
-                    Some(shown) => format!("the user {}", shown.user.escape_debug()),
-                    None => "who shows no user".to_owned(),
-                };
-                Error { cause: Cause::NotYours(who, story), ..error }
+                let who = self.caller.who();
+                Error { cause: Cause::NotYours { who, story, wrong_password }, ..error }
             }
             _ => error,
         }

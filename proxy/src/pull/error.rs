@@ -43,8 +43,17 @@ pub enum Cause {
     NotFound(String),
     /// An upstream refuses our credentials.
     Refused(String),
-    /// An upstream does not let the caller have it: whom, and why.
-    NotYours(String, String),
+    /// An upstream does not let the caller have it.
+    NotYours {
+        /// Whom.
+        who: String,
+        /// Why.
+        story: String,
+        /// It was asked for this, and says that the caller's password is wrong.
+        wrong_password: bool,
+    },
+    /// The caller shows a password that no registry has vouched for, and others have failed too often.
+    Guesses(Duration),
     /// An upstream has had enough of us.
     TooManyRequests(String, Option<Duration>),
     /// No upstream answers in time.

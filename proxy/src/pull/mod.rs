@@ -108,6 +108,8 @@ pub struct Caller {
     pub facts: Arc<Facts>,
     /// What it sent, for registries that are asked with it.
     pub credentials: Option<Arc<Credentials>>,
+    /// For how long yet nobody is asked whether they are right, since too many logins have failed.
+    pub waits: Option<Duration>,
     /// Which manifests it takes.
     pub negotiated: Negotiated,
     /// Header `Range`.
@@ -116,6 +118,16 @@ pub struct Caller {
     pub query: String,
     /// The mirrors that the request has come through.
     pub via: Via,
+}
+
+impl Caller {
+    /// Whom a registry that is asked with what it sent takes it for, in words.
+    fn who(&self) -> String {
+        match &self.credentials {
+            Some(shown) => format!("the user {}", shown.user.escape_debug()),
+            None => "who shows no user".to_owned(),
+        }
+    }
 }
 
 /// Where the body of an answer comes from.

@@ -266,7 +266,8 @@ impl From<Error> for Missing {
             Cause::NotFound(_) => Self::NotFound,
             Cause::Denied(_)
             | Cause::NotCached(_)
-            | Cause::NotYours(..)
+            | Cause::NotYours { .. }
+            | Cause::Guesses(_)
             | Cause::Refused(_)
             | Cause::UnknownRegistry(_)
             | Cause::ReadOnly(_)

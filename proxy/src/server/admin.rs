@@ -119,10 +119,17 @@ pub async fn explain(core: &Arc<Core>, pull: Pull, supposed: Supposed) -> Explan
         Vec::new(),
         Vec::new(),
     );
-    facts.identity = supposed.identity();
+    facts.identity = supposed.identity(live.config.clients.users.as_deref());
     let (negotiated, via) = (Negotiated::ALL, Via::default());
-    let caller =
-        Caller { facts: Arc::new(facts), credentials: None, negotiated, range: None, query: String::new(), via };
+    let caller = Caller {
+        facts: Arc::new(facts),
+        credentials: None,
+        waits: None,
+        negotiated,
+        range: None,
+        query: String::new(),
+        via,
+    };
     let (asked, facts) = (pull.clone(), caller.facts.clone());
     let explained = pull::explain(core, &live, pull, caller).await;
     let dry = dry_line(&asked.clone().into(), &facts, &explained, core.plugins.current().generation());
@@ -143,8 +150,11 @@ pub async fn explain(core: &Arc<Core>, pull: Pull, supposed: Supposed) -> Explan
         registry: place.registry.to_string(),
         address: live.config.reach(&place.registry).map(|reach| reach.url.to_string()),
     };
+    // A registry is asked nothing for who may have only what is cached.
+    let cached_only = dry.decision.as_deref() == Some("cached-only");
     let upstreams = explained
         .candidates
+        .map(|candidates| if cached_only { Vec::new() } else { candidates })
         .map(|candidates| candidates.iter().map(|(candidate, _)| upstream(&candidate.place)).collect());
     Explanation { image, decisions, upstreams, line: dry }
 }

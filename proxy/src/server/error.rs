@@ -21,8 +21,8 @@ pub(super) struct Told {
     pub challenge: Option<Challenge>,
     /// The same as the header `WWW-Authenticate`.
     pub authenticate: Option<Box<str>>,
-    /// A registry refuses what the client has shown.
-    pub not_theirs: bool,
+    /// A registry was shown the client's password just now, and says that it is wrong.
+    pub wrong_password: bool,
     /// For 405: the methods that there are.
     pub allow: &'static str,
     /// The policy's decision that it tells, and the plugin that decided.
@@ -51,13 +51,19 @@ impl Told {
             allow: "GET, HEAD",
             challenge: None,
             authenticate: None,
-            not_theirs: false,
+            wrong_password: false,
             denied_by: None,
         }
     }
 }
 
 impl Told {
+    /// To who is to wait before another login.
+    pub fn too_many_logins(wait: Duration) -> Self {
+        let message = "too many logins have failed: come again later";
+        Self { retry_after: Some(wait), ..Self::new(429, Code::TooManyRequests, message) }
+    }
+
     /// With its challenge put into words.
     pub fn challenging(self, words: impl FnOnce(Challenge) -> Option<String>) -> Self {
         let authenticate = self.challenge.and_then(words).map(Into::into).or(self.authenticate);
@@ -117,10 +123,10 @@ impl From<Error> for Told {
             }
             Cause::NotFound(story) => Self::new(404, unknown, format!("{what} not found: {story}")),
             Cause::Refused(story) => Self::new(403, Code::Denied, format!("{what} is refused to this mirror: {story}")),
-            Cause::NotYours(who, story) => Self {
-                not_theirs: true,
-                ..Self::new(403, Code::Denied, format!("{what} is refused to {who}: {story}"))
-            },
+            Cause::Guesses(wait) => Self::too_many_logins(wait),
+            Cause::NotYours { who, story, wrong_password } => {
+                Self { wrong_password, ..Self::new(403, Code::Denied, format!("{what} is refused to {who}: {story}")) }
+            }
             Cause::TooManyRequests(story, after) => Self {
                 retry_after: Some(after.unwrap_or(Duration::from_secs(10))),
                 ..Self::new(429, Code::TooManyRequests, format!("{what}: {story}"))

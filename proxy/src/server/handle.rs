@@ -169,7 +169,9 @@ async fn answer<B: Body<Data = Bytes, Error: Display> + Send + 'static>(
     // What a body was to be is not known: it is left, and the connection with it.
     let left = |told: Told| Told { close: told.close || has_body, ..told };
     let addressed = resolved.map_err(|err| left(err.into()))?;
-    let known = asking.identify(headers).await.map_err(left)?;
+    let identified =
+        if in_plain.is_some() { asking.identify_in_plain(headers).await } else { asking.identify(headers).await };
+    let known = identified.map_err(left)?;
     record.known(known.identity.as_ref());
     let (asked, query) = match addressed {
         Addressed::Base | Addressed::Unsupported if !matches!(verb, Verb::Read(_)) => {
@@ -284,7 +286,7 @@ fn caller(live: &Live, record: &Record, known: &Known, headers: &HeaderMap, aske
     };
     let range = headers.get(RANGE).filter(|_| stands).and_then(text);
     let credentials = known.credentials.clone();
-    Caller { facts: Arc::new(facts), credentials, negotiated, range, query, via: Via::default() }
+    Caller { facts: Arc::new(facts), credentials, waits: known.waits, negotiated, range, query, via: Via::default() }
 }
 
 fn etag(digest: &Digest) -> String {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use url::form_urlencoded;
 
 use super::who;
+use crate::config::Users;
 use crate::plugin::Identity;
 
 /// Who is supposed to ask.
@@ -53,9 +54,14 @@ impl Supposed {
         query.finish()
     }
 
-    /// As plugins see it: a user with a password here.
-    pub(super) fn identity(&self) -> Option<Identity> {
-        let (subject, groups) = (self.user.clone()?, self.groups.clone());
+    /// As plugins see it: a user with a password here, of the groups that it has here beside those that are supposed.
+    pub(super) fn identity(&self, users: Option<&Users>) -> Option<Identity> {
+        let (subject, mut groups) = (self.user.clone()?, self.groups.clone());
+        if let Some(user) = users.and_then(|users| users.get(&subject)) {
+            groups.extend(user.groups.iter().cloned());
+            groups.sort_unstable();
+            groups.dedup();
+        }
         Some(Identity { subject, issuer: who::HTPASSWD.to_owned(), groups })
     }
 }
@@ -77,5 +83,23 @@ mod tests {
         for bad in ["image=x&address=here", "image=x&group=ops"] {
             assert!(Supposed::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn who_is_supposed_to_ask_has_the_groups_that_the_file_names() {
+        let hash = bcrypt::hash("secret", 4).expect("a hash");
+        let file = std::path::Path::new("f");
+        let users = Users::parse(&format!("alice:{hash}\n"), Some("ops: alice\n"), file).expect("users");
+        let groups = |user: &str, group: &str| {
+            let supposed =
+                Supposed { user: Some(user.to_owned()), groups: vec![group.to_owned()], ..Supposed::default() };
+            supposed.identity(Some(&users)).map(|identity| identity.groups).unwrap_or_default()
+        };
+        assert_eq!(
+            (groups("alice", "dev"), groups("bob", "dev")),
+            (vec!["dev".into(), "ops".into()], vec!["dev".into()])
+        );
+        assert_eq!(groups("alice", "ops"), ["ops"]);
+        assert!(Supposed::default().identity(Some(&users)).is_none());
     }
 }

@@ -119,7 +119,9 @@ pub(super) fn accept(answer: Response<Incoming>, ask: &Ask<'_>) -> Result<Respon
     if !whole && !part {
         let registry = &ask.place.registry;
         let failure = match status.as_u16() {
-            code @ (401 | 403) => Failure::Auth { reason: format!("{registry} answers {code}"), refused: true },
+            code @ (401 | 403) => {
+                Failure::Auth { reason: format!("{registry} answers {code}"), refused: true, wrong_password: false }
+            }
             508 => Failure::Other(format!("{registry} answers 508: it asks this mirror in turn, in a circle")),
             code => Failure::Status(code),
         };

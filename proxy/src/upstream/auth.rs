@@ -41,6 +41,11 @@ impl Grant {
         self.header.clone()
     }
 
+    /// Whether it is a user and a password themselves, and no token that was had for them.
+    pub fn is_password(&self) -> bool {
+        self.header.as_bytes().starts_with(b"Basic ")
+    }
+
     fn holds(&self) -> bool {
         self.until.is_none_or(|until| Instant::now() < until)
     }
@@ -181,8 +186,8 @@ impl Grants {
                         By::Nobody => "who shows no user",
                         By::Caller(_) => "the caller's user and password",
                     };
-                    let failure = refusal(format!("{} refuses {whose}", asker.wanted.place.registry));
-                    Err(known.fail(failure))
+                    let reason = format!("{} refuses {whose}", asker.wanted.place.registry);
+                    Err(known.fail(Failure::Auth { reason, refused: true, wrong_password: new.is_password() }))
                 }
                 Ok(new) => Ok(Some(known.grant.insert(new).clone())),
                 Err(failure) => Err(known.fail(failure)),
@@ -195,7 +200,7 @@ impl Grants {
 impl Known {
     fn lately_failed(&self) -> Result<(), Failure> {
         match &self.failed {
-            Some((at, failure)) if at.elapsed() < FAILURE_HOLDS => Err(failure.clone()),
+            Some((at, failure)) if at.elapsed() < FAILURE_HOLDS => Err(failure.remembered()),
             _ => Ok(()),
         }
     }
@@ -242,11 +247,11 @@ async fn answer(asker: &Asker, challenge: &Challenge) -> Result<Grant, Failure> 
 }
 
 fn refusal(reason: String) -> Failure {
-    Failure::Auth { reason, refused: true }
+    Failure::Auth { reason, refused: true, wrong_password: false }
 }
 
 fn broken(reason: String) -> Failure {
-    Failure::Auth { reason, refused: false }
+    Failure::Auth { reason, refused: false, wrong_password: false }
 }
 
 #[cfg(test)]

@@ -236,15 +236,17 @@ mod tests {
                 Failure::Status(429),
                 Failure::DigestMismatch,
                 Failure::Other("nonsense".to_owned()),
-                Failure::Auth { reason: "no".to_owned(), refused: true },
+                Failure::Auth { reason: "no".to_owned(), refused: true, wrong_password: false },
             ] {
                 health.bad(&registry("a.lan"), Stage::Answer, &failure, FIRST, now);
             }
         }
         assert_eq!(order(&health, now), "abc");
-        for failure in
-            [Failure::Status(503), Failure::Timeout, Failure::Auth { reason: "down".to_owned(), refused: false }]
-        {
+        for failure in [
+            Failure::Status(503),
+            Failure::Timeout,
+            Failure::Auth { reason: "down".to_owned(), refused: false, wrong_password: false },
+        ] {
             health.bad(&registry("a.lan"), Stage::Answer, &failure, FIRST, now);
         }
         assert_eq!(order(&health, now), "bca");

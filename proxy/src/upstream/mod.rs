@@ -240,7 +240,11 @@ impl Upstreams {
         match host {
             Some(host) if answer.status() == StatusCode::UNAUTHORIZED => {
                 let reason = format!("{host}, where {} leads, answers 401", ask.place.registry);
-                Err(Failure::Auth { reason, refused: true })
+                Err(Failure::Auth { reason, refused: true, wrong_password: false })
+            }
+            None if answer.status() == StatusCode::UNAUTHORIZED && renewed.is_some_and(|grant| grant.is_password()) => {
+                let reason = format!("{} answers 401", ask.place.registry);
+                Err(Failure::Auth { reason, refused: true, wrong_password: true })
             }
             _ => Ok(answer),
         }
@@ -294,7 +298,7 @@ fn warn_of(config: &Config, before: Option<&Config>) {
 fn challenge_in(values: &GetAll<'_, HeaderValue>, place: &Place) -> Result<Challenge, Failure> {
     challenge::parse(values.iter().filter_map(|value| value.to_str().ok())).ok_or_else(|| {
         let reason = format!("{} answers 401 without a challenge that can be answered", place.registry);
-        Failure::Auth { reason, refused: true }
+        Failure::Auth { reason, refused: true, wrong_password: false }
     })
 }
 

@@ -163,6 +163,11 @@ impl Upstreams {
         drop(answer);
         let renewed = self.grants.renew(asker, Some(challenge), grant.as_ref()).await?;
         let (answer, at) = self.send_held(offer, reach, (url, &bytes), renewed.as_ref()).await?;
+        let own = at.origin() == reach.url.origin();
+        if answer.status() == StatusCode::UNAUTHORIZED && own && renewed.is_some_and(|grant| grant.is_password()) {
+            let reason = format!("{} answers 401", offer.place.registry);
+            return Err(Failure::Auth { reason, refused: true, wrong_password: true }.into());
+        }
         read(answer, &at, reach).await
     }
 
@@ -229,7 +234,7 @@ impl Upstreams {
             let challenge = challenge_in(&answer.headers().get_all(WWW_AUTHENTICATE), offer.place)?;
             self.grants.renew(asker, Some(challenge), grant.as_ref()).await?;
             let reason = format!("{} wants another login in the middle of an upload; push again", offer.place.registry);
-            return Err(Failure::Auth { reason, refused: false }.into());
+            return Err(Failure::Auth { reason, refused: false, wrong_password: false }.into());
         }
         read(answer, &url, reach).await
     }
@@ -261,7 +266,9 @@ impl Upstreams {
     }
 
     fn asker(&self, offer: &Offer<'_>, reach: &Arc<Reach>) -> Asker {
-        let (by, credentials) = caller::by(As::Mirror, offer.credentials, reach);
+        // What a registry serves to those alone whom it would serve itself, it has written by those alone too.
+        let whose = if reach.callers.authorize.is_some() { As::Caller } else { As::Mirror };
+        let (by, credentials) = caller::by(whose, offer.credentials, reach);
         Asker {
             clients: self.clients.clone(),
             reach: reach.clone(),
@@ -320,7 +327,7 @@ async fn read(answer: Response<Incoming>, at: &Url, reach: &Reach) -> Result<Sai
     if status == StatusCode::UNAUTHORIZED {
         let host = at.host_str().unwrap_or_default();
         let who = if at.origin() == reach.url.origin() { host.to_owned() } else { format!("{host}, where it leads,") };
-        return Err(Failure::Auth { reason: format!("{who} answers 401"), refused: true }.into());
+        return Err(Failure::Auth { reason: format!("{who} answers 401"), refused: true, wrong_password: false }.into());
     }
     if status.is_redirection() {
         return Err(Failure::Other(format!("it answers {}, which a push cannot follow", status.as_u16())).into());

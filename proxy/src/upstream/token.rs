@@ -67,7 +67,8 @@ pub(super) async fn fetch(
         if status != StatusCode::OK {
             let reason = format!("the token service {host} answers {}", status.as_u16());
             let refused = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-            return Err(Failure::Auth { reason, refused });
+            let wrong_password = status == StatusCode::UNAUTHORIZED && matches!(secret, Some(Secret::Password { .. }));
+            return Err(Failure::Auth { reason, refused, wrong_password });
         }
         let body = Limited::new(answer.into_body(), BODY_MAX).collect().await;
         Ok(body.map_err(|err| broken(format!("the token service {host}: {err}")))?.to_bytes())
@@ -92,7 +93,7 @@ pub(super) fn bearer(token: &str) -> Option<HeaderValue> {
 }
 
 fn broken(reason: String) -> Failure {
-    Failure::Auth { reason, refused: false }
+    Failure::Auth { reason, refused: false, wrong_password: false }
 }
 
 fn request(

@@ -319,7 +319,7 @@ fn failure(given: &Spanned<String>) -> Read<Failure> {
         "connect" => Failure::Connect(reason()),
         "tls" => Failure::Tls(reason()),
         "timeout" => Failure::Timeout,
-        "auth" => Failure::Auth { reason: reason(), refused: true },
+        "auth" => Failure::Auth { reason: reason(), refused: true, wrong_password: false },
         "digest-mismatch" => Failure::DigestMismatch,
         "truncated" => Failure::Truncated,
         "other" => Failure::Other(reason()),

@@ -190,11 +190,12 @@ impl Pushing {
 
     async fn may_read(&self, digest: Digest, from: &Repository) -> bool {
         let place = Place { registry: self.push.place.registry.clone(), repository: from.clone() };
-        let content = Content::Blob(digest);
+        let (source, content) = (Candidate::plain(place.clone()), Content::Blob(digest));
         let reading =
             self.beside.another(Pull { place, content, method: Method::Head, addressing: self.push.addressing });
         let admitted = Admitted::ask(&reading.set, &reading.question(Way::Routed)).await;
-        admitted.is_ok_and(|admitted| admitted.cached_only().is_none())
+        // The registry is asked as well: it may be one that would let the mirror read what the caller may not.
+        admitted.is_ok_and(|admitted| admitted.cached_only().is_none()) && reading.authorize(vec![source]).await.is_ok()
     }
 
     async fn look(&self, session: &Session) -> Result<Written, Error> {
@@ -390,6 +391,7 @@ impl Pushing {
     }
 
     async fn send(&self, place: &Place, to: To<'_>, offered: Offered) -> Result<Said, Error> {
+        self.beside.may_show(place).await?;
         let limits = &self.live.config.limits;
         let write = &self.push.write;
         let Offered { media_type, range, body } = offered;

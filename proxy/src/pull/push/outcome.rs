@@ -86,7 +86,17 @@ impl Pushing {
 
 /// A failure before there was an answer.
 pub(super) fn failure_of(pushing: &Pushing, place: &Place, failure: &Failure) -> Error {
-    let story = format!("{place}: {failure}");
+    let mut story = format!("{place}: {failure}");
+    let reach = pushing.live.config.reach(&place.registry);
+    if let (Failure::Auth { refused: true, wrong_password, .. }, Some(_)) =
+        (failure, reach.and_then(|reach| reach.callers.authorize))
+    {
+        if pushing.caller.credentials.is_none() {
+            story.push_str("; log in at this mirror as a user of that registry");
+        }
+        let (who, wrong_password) = (pushing.caller.who(), *wrong_password);
+        return pushing.error(Cause::NotYours { who, story, wrong_password });
+    }
     pushing.unavailable(match failure {
         Failure::Auth { refused: true, .. } => Cause::Refused(story),
         Failure::Timeout => Cause::Timeout(story),

@@ -100,12 +100,13 @@ impl Logins {
         self.limit.failed(client, user, Instant::now());
     }
 
-    /// Whether a login may be tried.
-    ///
-    /// # Errors
-    /// Too many have failed.
-    pub fn may_try(&self, client: IpAddr, user: &str) -> Result<(), Refusal> {
-        self.limit.wait(client, user, Instant::now()).map_or(Ok(()), |wait| Err(Refusal::Wait(wait)))
+    /// When a login may be tried; none: now.
+    pub fn wait(&self, client: IpAddr, user: &str) -> Option<Duration> {
+        self.limit.wait(client, user, Instant::now())
+    }
+
+    fn may_try(&self, client: IpAddr, user: &str) -> Result<(), Refusal> {
+        self.wait(client, user).map_or(Ok(()), |wait| Err(Refusal::Wait(wait)))
     }
 
     fn fingerprint(&self, hash: &str, shown: &Credentials) -> Fingerprint {

@@ -14,6 +14,7 @@ mod token;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::header::{AUTHORIZATION, HeaderMap, PROXY_AUTHORIZATION};
 use sha2::{Digest, Sha256};
@@ -48,6 +49,8 @@ pub struct Known {
     /// What the client sent, for registries that are asked with it.
     pub credentials: Option<Arc<Credentials>>,
     subject: Option<Subject>,
+    /// For how long yet no registry is asked whether these are right, since too many logins have failed.
+    pub waits: Option<Duration>,
     /// It has shown nothing that it could be asked for.
     pub is_silent: bool,
 }
@@ -103,6 +106,15 @@ impl Asking<'_> {
         }
     }
 
+    /// Finds out who asks for something in plain http through us: what clients show to proxies is for us too.
+    pub async fn identify_in_plain(&self, headers: &HeaderMap) -> Result<Known, Told> {
+        if headers.contains_key(AUTHORIZATION) || !headers.contains_key(PROXY_AUTHORIZATION) {
+            return self.identify(headers).await;
+        }
+        // Of what a registry could be shown, it has shown nothing yet.
+        Ok(Known { is_silent: true, ..self.identify_tunnel(headers).await?.known })
+    }
+
     /// Finds out who asks to be led on, by what clients show to proxies.
     pub async fn identify_tunnel(&self, headers: &HeaderMap) -> Result<Through, Told> {
         let client = self.client;
@@ -118,7 +130,7 @@ impl Asking<'_> {
             _ => told,
         })?;
         // What was meant for us is for no registry.
-        Ok(Through { known: Known { credentials: None, ..known }, client })
+        Ok(Through { known: Known { credentials: None, waits: None, ..known }, client })
     }
 
     /// Whether somebody who asks whether this is a registry is told so at once. docker and containers/image send what
@@ -131,7 +143,8 @@ impl Asking<'_> {
     /// only then.
     pub fn ask_instead(&self, known: &Known, told: Told) -> Told {
         // Passwords of a registry are not guessed through us either.
-        if let (true, None, Some(shown)) = (told.not_theirs, &known.identity, &known.credentials) {
+        if let (true, None, Some(shown)) = (told.wrong_password, &known.identity, &known.credentials) {
+            warn_of(self.client, &shown.user);
             self.who.logins.refused(self.client, &shown.user);
         }
         if told.status != 403 || !self.asks_first(known) {
@@ -158,14 +171,14 @@ impl Asking<'_> {
         });
         let Some(users) = own else {
             let known = self.by_nothing()?;
-            self.who.logins.may_try(client, name).map_err(|refusal| told(&refusal))?;
-            return Ok(Known { credentials: Some(Arc::new(shown)), is_silent: false, ..known });
+            let waits = self.who.logins.wait(client, name);
+            return Ok(Known { credentials: Some(Arc::new(shown)), waits, is_silent: false, ..known });
         };
         match self.who.logins.verify(users, &shown, client).await {
             Ok(()) => {}
             Err(refusal) => {
                 if refusal == Refusal::Wrong {
-                    tracing::warn!(%client, user = name.escape_debug().to_string(), "a login has failed");
+                    warn_of(client, name);
                 }
                 return Err(told(&refusal));
             }
@@ -199,6 +212,9 @@ impl Asking<'_> {
         };
         let shown = claims.credentials.filter(|_| self.config.asks_callers);
         known.credentials = shown.map(|(user, password)| Arc::new(Credentials { user, password }));
+        if let (None, Some(shown)) = (&known.identity, &known.credentials) {
+            known.waits = self.who.logins.wait(self.client, &shown.user);
+        }
         Some(known)
     }
 
@@ -209,7 +225,13 @@ impl Asking<'_> {
         if let (Some(identity), Some(_)) = (&self.peer.certificate, &self.config.clients.certificates) {
             let Identity { subject, issuer, groups } = identity.clone();
             let subject = Some(Subject::Certificate { subject, issuer, groups });
-            return Ok(Known { identity: Some(identity.clone()), subject, credentials: None, is_silent: true });
+            return Ok(Known {
+                identity: Some(identity.clone()),
+                subject,
+                credentials: None,
+                waits: None,
+                is_silent: true,
+            });
         }
         self.may_be_anonymous()?;
         Ok(Known { is_silent: true, ..Known::default() })
@@ -228,10 +250,14 @@ impl Asking<'_> {
     }
 }
 
+fn warn_of(client: IpAddr, user: &str) {
+    tracing::warn!(%client, user = user.escape_debug().to_string(), "a login has failed");
+}
+
 fn of_user(name: &str, user: &User) -> Known {
     let identity = Identity { subject: name.to_owned(), issuer: HTPASSWD.to_owned(), groups: user.groups.clone() };
     let subject = Subject::User { name: name.to_owned(), mark: mark_of(user) };
-    Known { identity: Some(identity), subject: Some(subject), credentials: None, is_silent: false }
+    Known { identity: Some(identity), subject: Some(subject), credentials: None, waits: None, is_silent: false }
 }
 
 /// What a token knows the hash of its user by.
@@ -245,10 +271,7 @@ fn mark_of(user: &User) -> String {
 fn told(refusal: &Refusal) -> Told {
     match refusal {
         Refusal::Wrong => unauthorized("the user or the password is wrong"),
-        Refusal::Wait(wait) => Told {
-            retry_after: Some(*wait),
-            ..Told::new(429, Code::TooManyRequests, "too many logins have failed: come again later")
-        },
+        Refusal::Wait(wait) => Told::too_many_logins(*wait),
     }
 }
 
