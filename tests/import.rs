@@ -8,7 +8,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 use tidegate_tests::authority::Authority;
-use tidegate_tests::plugins::mirrors;
+use tidegate_tests::plugins::{allowlist, mirrors};
 use tidegate_tests::process::{offline, run};
 use tidegate_tests::program::tidegate;
 
@@ -146,6 +146,36 @@ impl Machine {
     fn import(&self, files: &[&str], dir: &str) -> Output {
         let mut command = Command::new(tidegate());
         run(offline(&mut command).arg("import").args(files).args(["--dir", dir]).current_dir(self.folder.path()))
+    }
+
+    /// A verb about what was written to `new`.
+    fn verb(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(tidegate());
+        let home = self.folder.path();
+        run(offline(&mut command)
+            .args(words)
+            .args(["--config", "new/tidegate.toml"])
+            .env("HOME", home)
+            .current_dir(home))
+    }
+
+    /// Puts plugins beside the files that were written for them, and nothing beside none.
+    fn put_plugins(&self) {
+        for (stem, plugin) in [("10-allowlist", allowlist()), ("20-mirrors", mirrors())] {
+            if self.at(&format!("new/plugins.d/{stem}.d")).exists() {
+                fs::write(self.at(&format!("new/plugins.d/{stem}.wasm")), plugin).unwrap();
+            }
+        }
+    }
+
+    /// Where an image would be pulled from.
+    fn routes(&self, image: &str) -> Vec<String> {
+        let told = text(&self.verb(&["explain", "--json", image]).stdout);
+        let explained: serde_json::Value = serde_json::from_str(&told).unwrap_or_else(|err| panic!("{err}: {told}"));
+        let routes = explained["routes"].as_array().unwrap_or_else(|| panic!("{told}")).iter();
+        routes
+            .map(|place| format!("{}/{}", place["registry"].as_str().unwrap(), place["repository"].as_str().unwrap()))
+            .collect()
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -384,29 +414,14 @@ fn what_comes_out_is_checked_and_routes_as_the_files_say() {
     let output = machine.import(&["registries.conf", "certs.d"], "new");
     assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
     fs::write(machine.at("new/plugins.d/20-mirrors.wasm"), mirrors()).unwrap();
-    let verb = |words: &[&str]| {
-        let mut command = Command::new(tidegate());
-        let home = machine.folder.path();
-        run(offline(&mut command)
-            .args(words)
-            .args(["--config", "new/tidegate.toml"])
-            .env("HOME", home)
-            .current_dir(home))
-    };
-    let output = verb(&["check"]);
+    let output = machine.verb(&["check"]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("mirrors"), "{}", text(&output.stdout));
     for (image, places) in [
         ("quay.io/org/app:1", ["mirror.lan:5000/quay/org/app", "quay.io/org/app"]),
         ("docker.io/library/app:1", ["hub.lan:5000/library/app", "docker.io/library/app"]),
     ] {
-        let told = text(&verb(&["explain", "--json", image]).stdout);
-        let explained: serde_json::Value = serde_json::from_str(&told).unwrap_or_else(|err| panic!("{err}: {told}"));
-        let routes = explained["routes"].as_array().unwrap().iter();
-        let routes: Vec<_> = routes
-            .map(|place| format!("{}/{}", place["registry"].as_str().unwrap(), place["repository"].as_str().unwrap()))
-            .collect();
-        assert_eq!(routes, places, "{told}");
+        assert_eq!(machine.routes(image), places);
     }
 }
 
@@ -431,4 +446,125 @@ fn nothing_is_written_over_and_bad_files_stop_it() {
         assert!(!machine.at("new").exists());
     }
     assert_eq!(machine.read("taken/file"), "");
+}
+
+/// OpenShift's own example: what is blocked comes from its mirror, and from nowhere else.
+#[test]
+fn what_is_blocked_still_comes_from_its_mirror() {
+    let machine = Machine::new();
+    machine.put(
+        "icsp.yaml",
+        "apiVersion: operator.openshift.io/v1alpha1\nkind: ImageContentSourcePolicy\nmetadata: {name: payload}\nspec:\n  \
+         repositoryDigestMirrors:\n  - mirrors: [internal-mirror.io/openshift-payload]\n    source: quay.io/openshift-payload\n",
+    );
+    machine.put(
+        "image.yaml",
+        "apiVersion: config.openshift.io/v1\nkind: Image\nmetadata: {name: cluster}\nspec:\n  registrySources:\n    \
+         blockedRegistries: [quay.io/openshift-payload]\n",
+    );
+    let output = machine.import(&["icsp.yaml", "image.yaml"], "new");
+    assert_eq!(output.status.code(), Some(0), "{}{}", text(&output.stdout), text(&output.stderr));
+    assert!(!machine.at("new/plugins.d/10-allowlist.d").exists());
+    machine.put_plugins();
+    let digest = format!("quay.io/openshift-payload/app@sha256:{}", "a".repeat(64));
+    assert_eq!(machine.routes(&digest), ["internal-mirror.io/openshift-payload/app"]);
+}
+
+/// Files that the plugins would refuse, in part or as a whole; where each part is named, if it is.
+const REFUSED: [(&str, &str, Option<(usize, &str)>); 10] = [
+    (
+        "registries.yaml",
+        "mirrors:\n  a.lan:\n    endpoint: [\"https://m.lan\"]\n    rewrite:\n      \"^x\": y\n",
+        Some((5, "rewrite")),
+    ),
+    (
+        "registries.yaml",
+        "mirrors:\n  a.lan:\n    endpoint: [\"https://gm.lan/gcr\"]\n",
+        Some((3, "https://gm.lan/gcr")),
+    ),
+    ("a.lan/hosts.toml", "[host.\"https://b.lan/prefix\"]\n", Some((1, "https://b.lan/prefix"))),
+    ("a.lan/hosts.toml", "server = \"https://s.lan/x\"\n[host.\"https://b.lan\"]\n", Some((1, "https://s.lan/x"))),
+    (
+        "daemon.json",
+        "{\"registry-mirrors\": [\"https://m.lan\",\n\"https://m2.lan/x\"]}",
+        Some((2, "https://m2.lan/x")),
+    ),
+    ("daemon.json", "{\"insecure-registries\": [\"old.lan\"]}", None),
+    (
+        "config.toml",
+        "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry]\nconfig_path = \"/etc/containerd/certs.d\"\n",
+        Some((3, "config_path")),
+    ),
+    (
+        "policy.json",
+        "{\"default\": [{\"type\": \"insecureAcceptAnything\"}], \"transports\": {\"docker\": {\"s.lan\": [\n{\"type\": \
+         \"sigstoreSigned\", \"keyPath\": \"/k\"}]}}}",
+        Some((2, "require-signature")),
+    ),
+    ("registries.conf", "# stock\n# unqualified-search-registries = [\"a.lan\"]\n", None),
+    ("registries.conf", "short-name-mode = \"enforcing\"\n", Some((1, "short-name-mode"))),
+];
+
+#[test]
+fn only_what_the_plugins_take_is_written() {
+    for (name, said, left) in REFUSED {
+        let machine = Machine::new();
+        machine.put(name, said);
+        let output = machine.import(&[name], "new");
+        let told = text(&output.stdout);
+        assert_eq!(output.status.code(), Some(i32::from(left.is_some())), "{said}: {told}{}", text(&output.stderr));
+        if let Some((line, part)) = left {
+            let is_named = |told: &str| told.contains(&format!("{name}:{line}: ")) && told.contains(part);
+            assert!(told.lines().any(is_named), "{name}:{line}: {part}: {told}");
+        } else {
+            assert!(told.contains(&format!("{name} -> ")), "{told}");
+        }
+        machine.put_plugins();
+        let output = machine.verb(&["check"]);
+        assert_eq!(output.status.code(), Some(0), "{said}: {}", text(&output.stderr));
+    }
+}
+
+#[test]
+fn what_contradicts_an_earlier_file_is_named() {
+    let machine = Machine::new();
+    machine.put("_default/hosts.toml", "[host.\"https://one.lan\"]\n");
+    machine.put(
+        "config.toml",
+        "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".registry.mirrors.\"*\"]\nendpoint = [\"https://two.lan\"]\n",
+    );
+    let output = machine.import(&["_default/hosts.toml", "config.toml"], "new");
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("mirrors of \"*\": _default/hosts.toml:1 says it in another way"), "{told}");
+    machine.put_plugins();
+    let output = machine.verb(&["check"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+}
+
+/// However a drop-in is named, it holds against the file that it belongs to.
+#[test]
+fn drop_ins_that_are_named_one_by_one_stand_behind_their_file() {
+    for drop_in in ["registries.conf.d/60-b.conf", "60-b.conf"] {
+        let machine = Machine::new();
+        machine.put("registries.conf", "credential-helpers = [\"a\", \"b\"]\n[[registry]]\nlocation = \"a.lan\"\n");
+        machine.put(drop_in, "[[registry]]\nlocation = \"a.lan\"\nblocked = true\n");
+        let output = machine.import(&["registries.conf", drop_in], "new");
+        let told = text(&output.stdout);
+        assert!(told.contains("20-mirrors.d/registries.conf.d/60-b.conf"), "{told}");
+        assert_eq!(told.matches("credential-helpers").count(), 1, "{told}");
+        machine.put_plugins();
+        assert_eq!(machine.verb(&["explain", "a.lan/app:1"]).status.code(), Some(1));
+    }
+}
+
+#[test]
+fn check_refuses_a_forgotten_plugin() {
+    let machine = Machine::new();
+    machine.put("registries.conf", "[[registry]]\nlocation = \"a.lan\"\nblocked = true\n");
+    machine.import(&["registries.conf"], "new");
+    let output = machine.verb(&["check"]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("20-mirrors.d belongs to no plugin"), "{told}");
 }

@@ -4,10 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use super::{EXIT_BAD_INPUT, OWN_PROGRAM};
 use crate::config::Config;
 use crate::metrics::Metrics;
-use crate::plugin::Plugins;
+use crate::plugin::{Plugins, strays};
 
 pub(super) async fn check(config: &Config, file: Option<&Path>) -> anyhow::Result<ExitCode> {
     // The configuration was opened before; what is wrong with it was said there.
@@ -22,6 +24,20 @@ pub(super) async fn check(config: &Config, file: Option<&Path>) -> anyhow::Resul
             return Ok(ExitCode::from(EXIT_BAD_INPUT));
         }
     };
+    if let Some(dir) = &config.plugins.dir {
+        // A policy without its plugin is not in effect: nobody shall read that it is good.
+        let strays = strays(dir).with_context(|| format!("the plugin folder {} cannot be read", dir.display()))?;
+        for stray in &strays {
+            let file = dir.join(stray);
+            eprintln!(
+                "tidegate: {} belongs to no plugin: a configuration has the stem of its .wasm, which must lie beside it",
+                file.display()
+            );
+        }
+        if !strays.is_empty() {
+            return Ok(ExitCode::from(EXIT_BAD_INPUT));
+        }
+    }
     let set = plugins.current();
     let names = set.names().collect::<Vec<_>>();
     let file = file.map_or_else(|| config.source.clone(), |path| path.display().to_string());

@@ -124,6 +124,14 @@ pub(super) fn read_regular(path: &Path, max: u64) -> Result<Vec<u8>, String> {
     fs::read(path).map_err(fail)
 }
 
+/// Files of a plugin folder that belong to no plugin.
+///
+/// # Errors
+/// The folder cannot be read.
+pub fn strays(dir: &Path) -> io::Result<Vec<String>> {
+    list(dir).map(|listing| listing.strays)
+}
+
 /// Lists the folder and sorts its files by plugin.
 pub(super) fn list(dir: &Path) -> io::Result<Listing> {
     let mut entries: BTreeMap<String, PathBuf> = BTreeMap::new();

@@ -39,7 +39,7 @@ pub use alone::{About, Alone, Files};
 pub use compile::{VERB as COMPILE_VERB, run_compiler};
 pub use cost::{Cost, measure};
 pub use facts::{Decided, Decision, Facts, Identity, Question, Seen, Tried};
-pub use folder::plugin_name;
+pub use folder::{plugin_name, strays};
 pub use given::Given;
 pub use image::Image;
 pub use lookups::{Cached, Gave, Looking, Lookups, Missing};

@@ -1,13 +1,17 @@
 //! What the files say, taken together: which registries there are, how they are reached, and which plugin reads what.
 
+use std::collections::BTreeMap;
+
 use tidegate_formats::{
     Content, DaemonJson, Document, Endpoint, Hosted, HostsToml, ImageConfig, RegistriesConf, RegistryTables,
     RequirementKind, SignaturePolicy, Text,
 };
 
 use super::Left;
+use super::fitting::Mirrored;
 use super::input::{Found, Kind, entry, text};
 use super::logins::Logins;
+use super::outcome::CONFIG;
 use super::reach::{At, Named, Path, Reach, Said};
 use super::rebuilt::rebuilt;
 use super::trust::Certificate;
@@ -26,6 +30,8 @@ pub(super) struct Gathered {
     /// Names of the config maps that were given, and of those that are wanted, with where.
     pub config_maps: Vec<String>,
     wanted_maps: Vec<(String, Text)>,
+    /// Registries of which files of hosts were written, and what they say.
+    pub mirrored: BTreeMap<String, Mirrored>,
     /// Files for plugins: below plugins.d, and what is in them.
     pub plugin_files: Vec<(String, String)>,
     /// From where, and to where.
@@ -52,6 +58,7 @@ impl Gathered {
                     self.document(found, document)?;
                 }
             }
+            Kind::Nothing => self.carried.push((found.file(), "nowhere: it says nothing".to_owned())),
             Kind::Unknown(line, why) => {
                 let key = found.name.clone();
                 self.left.push(Left { file: found.file(), line: *line, key, why: why.clone() });
@@ -92,7 +99,9 @@ impl Gathered {
             };
             self.leave(&file, unread.line, &unread.key, why);
         }
-        match &document.content {
+        let fitted = self.fit(&file, document);
+        let mut folder = MIRRORS;
+        match &fitted.document.content {
             Content::RegistriesConf(conf) => self.registries_conf(&file, conf),
             Content::MirrorSet(set) => {
                 for rule in &set.rules {
@@ -102,24 +111,21 @@ impl Gathered {
                     }
                 }
             }
-            Content::ImageConfig(config) => return self.image_config(found, document.line, config),
+            Content::ImageConfig(config) => self.image_config(found, document.line, config)?,
             Content::HostsToml(hosts) => self.hosts_toml(found, hosts),
             Content::RegistryTables(tables) => self.tables(found, tables),
             Content::DaemonJson(daemon) => self.daemon_json(&file, daemon)?,
             Content::SignaturePolicy(policy) => {
                 self.policy(&file, policy);
-                return self.hand(found, ALLOWLIST);
+                folder = ALLOWLIST;
             }
             other => self.leave(&file, document.line, other.name(), "this version does not know what to do with it"),
         }
-        self.hand(found, MIRRORS)
-    }
-
-    /// Hands the file to a plugin: as it is, or its part of it.
-    fn hand(&mut self, found: &Found, folder: &str) -> Result<(), String> {
-        let Kind::Documents(documents) = &found.kind else { return Ok(()) };
-        // Only objects of Kubernetes come several in a file, and none of these holds a secret.
-        let text = documents.first().and_then(rebuilt).unwrap_or_else(|| found.text.clone());
+        if !fitted.is_for_plugin {
+            return Ok(());
+        }
+        // As it is, or the plugin's part of it. Only objects of Kubernetes come several in a file: these stay as they are.
+        let text = rebuilt(&fitted.document, document).unwrap_or_else(|| found.text.clone());
         self.hand_text(found, folder, text)
     }
 
@@ -134,7 +140,8 @@ impl Gathered {
                 return Err(format!("{}: another file is for the same registry: give one of them", found.file()));
             }
             number += 1;
-            path = format!("{folder}/{number}-{}", found.name.replace('/', "-"));
+            // Behind the other, and behind registries.conf: the order of names is the order in which they hold.
+            path = format!("{folder}/{}-{number}", found.name);
         }
         self.carried.push((found.file(), format!("plugins.d/{path}")));
         self.plugin_files.push((path, text));
@@ -193,7 +200,7 @@ impl Gathered {
         for alias in &conf.aliases {
             self.name(file, "aliases", &alias.target);
         }
-        for helper in &conf.credential_helpers {
+        if let Some(helper) = conf.credential_helpers.first() {
             let why =
                 "logins are read from docker's or Podman's file, or from helpers that it names: write `docker_config`";
             self.leave(file, helper.line, "credential-helpers", why);
@@ -233,15 +240,13 @@ impl Gathered {
             self.leave(&file, name.line, "status.internalRegistryHostname", why);
         }
         self.wanted_maps.extend(config.additional_trusted_ca.clone().map(|name| (file.clone(), name)));
-        if config.allowed.is_some() || config.blocked.is_some() {
+        // What is blocked may still come from a mirror: that is told of where images come from, not of what may be pulled.
+        if config.allowed.is_some() {
             // The plugin takes no mirror sets, which may stand beside it.
             match alone(&found.name, &found.text, line) {
                 Some(text) => self.hand_text(found, ALLOWLIST, text.to_owned())?,
                 None => self.leave(&file, line, "spec.registrySources", "give this object a file of its own"),
             }
-        }
-        if !config.search.is_empty() || config.blocked.is_some() {
-            self.hand(found, MIRRORS)?;
         }
         Ok(())
     }
@@ -333,6 +338,9 @@ impl Gathered {
                 .map_err(|why| format!("{file}:{}: registry-mirrors: bad address: {why}", mirror.line))?;
             self.endpoint(file, "registry-mirrors", &(mirror.clone(), endpoint));
         }
+        if daemon.registry_mirrors.is_empty() && !daemon.insecure_registries.is_empty() {
+            self.carried.push((file.to_owned(), CONFIG.to_owned()));
+        }
         for insecure in &daemon.insecure_registries {
             let name = insecure.split_once("://").map_or(insecure.as_str(), |(_, name)| name);
             // Networks are written with a length behind a slash.
@@ -348,13 +356,6 @@ impl Gathered {
     }
 
     fn policy(&mut self, file: &str, policy: &SignaturePolicy) {
-        let all = policy.docker.iter().flat_map(|scope| &scope.requirements).chain(&policy.default.value);
-        for requirement in all {
-            if matches!(requirement.kind, RequirementKind::SignedBy | RequirementKind::SigstoreSigned) {
-                let why = "signatures are the business of the plugin require-signature: give it the key and the images";
-                self.leave(file, requirement.line, "type", why);
-            }
-        }
         for scope in policy.docker.iter().filter(|scope| !scope.scope.is_empty()) {
             let accepts = scope.requirements.iter().all(|one| one.kind == RequirementKind::Accept);
             if accepts {

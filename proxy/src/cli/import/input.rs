@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tidegate_formats::{Document, Node, Value};
+use tidegate_formats::{Content, Document, Node, Value};
 
 use crate::oci::Registry;
 
@@ -12,6 +12,12 @@ const FILE_MAX: u64 = 1 << 20;
 
 /// How deep folders are looked into: certs.d/HOST/FILE is two.
 const DEPTH_MAX: usize = 3;
+
+/// How a folder of drop-ins ends.
+const DROP_INS: &str = ".conf.d";
+
+/// What drop-ins belong to.
+const REGISTRIES_CONF: &str = "registries.conf";
 
 /// A file.
 pub(super) struct Found {
@@ -35,6 +41,8 @@ pub(super) enum Kind {
     Objects(Vec<Node>),
     /// What says where images come from, or what may be pulled.
     Documents(Vec<Document>),
+    /// Comments, or an object without keys.
+    Nothing,
     /// Nothing that is known, and why. Only in folders: what is named must be known.
     Unknown(Option<usize>, String),
 }
@@ -53,7 +61,7 @@ pub(super) fn find(path: &Path) -> Result<Vec<Found>, String> {
         let own = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         // The folder says whose hosts.toml it is.
         let name = match parent {
-            Some(parent) if own == "hosts.toml" => format!("{parent}/{own}"),
+            Some(parent) if own == "hosts.toml" || parent.ends_with(DROP_INS) => format!("{parent}/{own}"),
             _ => own,
         };
         let found = read(path, name)?;
@@ -73,10 +81,36 @@ pub(super) fn find(path: &Path) -> Result<Vec<Found>, String> {
     let mut found = Vec::new();
     for file in paths {
         let below = file.strip_prefix(path).unwrap_or(&file).display().to_string();
-        let name = if folder.ends_with(".conf.d") { format!("{folder}/{below}") } else { below };
+        let name = if folder.ends_with(DROP_INS) { format!("{folder}/{below}") } else { below };
         found.push(read(&file, name)?);
     }
     Ok(found)
+}
+
+/// Names files so that drop-ins stand behind the registries.conf that they belong to, however they were given.
+pub(super) fn put_in_order(found: &mut [Found]) {
+    let is_conf = |found: &&mut Found| match &found.kind {
+        Kind::Documents(documents) => documents.iter().any(|one| matches!(one.content, Content::RegistriesConf(_))),
+        _ => false,
+    };
+    let (mut whole, mut parts): (Vec<_>, Vec<_>) =
+        found.iter_mut().filter(is_conf).partition(|found| !found.name.contains('/'));
+    if whole.iter().any(|found| found.name == REGISTRIES_CONF) {
+        whole.retain(|found| found.name != REGISTRIES_CONF);
+        for found in whole {
+            found.name = format!("{REGISTRIES_CONF}.d/{}", found.name);
+        }
+    } else if let ([one], false) = (whole.as_mut_slice(), parts.is_empty()) {
+        REGISTRIES_CONF.clone_into(&mut one.name);
+    }
+    for part in &mut parts {
+        // A folder of another name would stand elsewhere.
+        if let Some((folder, name)) = part.name.split_once('/')
+            && folder.ends_with(DROP_INS)
+        {
+            part.name = format!("{REGISTRIES_CONF}.d/{name}");
+        }
+    }
 }
 
 fn walk(folder: &Path, depth: usize, paths: &mut Vec<PathBuf>) -> Result<(), String> {
@@ -133,6 +167,9 @@ pub(super) fn host(name: &str) -> Option<Registry> {
 fn kind(file: &str, name: &str, text: &str) -> Kind {
     let is_json = text.trim_start().starts_with('{');
     if is_json && let Ok(node) = tidegate_formats::parse_json(file, text) {
+        if entries(&node).next().is_none() {
+            return Kind::Nothing;
+        }
         let has = |key: &str| entry(&node, key).is_some();
         if ["auths", "credHelpers", "credsStore"].into_iter().any(has) && !has("kind") {
             return Kind::Logins;
@@ -151,7 +188,7 @@ fn kind(file: &str, name: &str, text: &str) -> Kind {
         }
     }
     match tidegate_formats::read(name, text) {
-        Ok(documents) if documents.is_empty() => Kind::Unknown(None, "it says nothing".to_owned()),
+        Ok(documents) if documents.is_empty() => Kind::Nothing,
         Ok(documents) => Kind::Documents(documents),
         Err(refusal) => Kind::Unknown(refusal.line, refusal.reason),
     }

@@ -2,11 +2,13 @@
 //! configuration of this proxy. What cannot be carried over is told, with its line; nothing is lost silently.
 //!
 //! `input` finds files and says what each is, `gather` takes from them what concerns connections, `logins` and `trust`
-//! what concerns secrets and certificates, `rebuilt` what plugins get of files with secrets, `outcome` writes it all.
+//! what concerns secrets and certificates, `fitting` takes out what plugins refuse, `rebuilt` is what they get of the rest and
+//! of files with secrets, `outcome` writes it all.
 
 // Names of products are no code.
 #![allow(clippy::doc_markdown)]
 
+mod fitting;
 mod gather;
 mod input;
 mod logins;
@@ -60,11 +62,14 @@ impl Import {
     fn import(&self) -> Result<ExitCode, String> {
         let dir = std::path::absolute(&self.dir).map_err(|err| format!("{}: {err}", self.dir.display()))?;
         outcome::free(&dir)?;
-        let mut gathered = Gathered::default();
+        let mut files = Vec::new();
         for file in &self.files {
-            for found in input::find(file)? {
-                gathered.take(&found)?;
-            }
+            files.append(&mut input::find(file)?);
+        }
+        input::put_in_order(&mut files);
+        let mut gathered = Gathered::default();
+        for found in &files {
+            gathered.take(found)?;
         }
         gathered.settle();
         outcome::write(&gathered, &dir)?;

@@ -1,12 +1,17 @@
-//! Files of which a plugin gets its own part only: beside mirrors they may hold passwords, and no secret reaches a plugin.
+//! Files of which a plugin gets its own part only: beside mirrors they may hold passwords, and no secret reaches a plugin;
+//! and what a plugin refuses was taken out of them.
 
 use std::fmt::Write as _;
 
 use serde_json::json;
-use tidegate_formats::{Capabilities, Content, Document, Host, HostsToml, RegistryTables, TablesOf};
+use tidegate_formats::{
+    Capabilities, Content, Document, Host, HostsToml, RegistryTables, Requirement, RequirementKind, SignaturePolicy,
+    TablesOf,
+};
 
-/// What a plugin gets of a file with one such document; none: the file as it is.
-pub(super) fn rebuilt(document: &Document) -> Option<String> {
+/// What a plugin gets of a file with one such document, of which something was taken out since it was read; none: the
+/// file as it is.
+pub(super) fn rebuilt(document: &Document, read: &Document) -> Option<String> {
     match &document.content {
         Content::DaemonJson(daemon) => {
             let texts =
@@ -18,7 +23,8 @@ pub(super) fn rebuilt(document: &Document) -> Option<String> {
             Some(format!("{value:#}\n"))
         }
         Content::RegistryTables(tables) => Some(registry_tables(tables)),
-        Content::HostsToml(hosts) if has_headers(hosts) => Some(hosts_toml(hosts)),
+        Content::HostsToml(hosts) if has_headers(hosts) || document != read => Some(hosts_toml(hosts)),
+        Content::SignaturePolicy(policy) if document != read => Some(signature_policy(policy)),
         _ => None,
     }
 }
@@ -64,6 +70,22 @@ fn hosts_toml(hosts: &HostsToml) -> String {
         let _ = write!(text, "\n[host.{}]\n{}", address(host).unwrap_or_default(), keys(host));
     }
     text
+}
+
+fn signature_policy(policy: &SignaturePolicy) -> String {
+    let list = |requirements: &[Requirement]| {
+        let kind = |requirement: &Requirement| match requirement.kind {
+            RequirementKind::Accept => "insecureAcceptAnything",
+            RequirementKind::Reject => "reject",
+            RequirementKind::SignedBy => "signedBy",
+            RequirementKind::SigstoreSigned => "sigstoreSigned",
+        };
+        requirements.iter().map(|requirement| json!({ "type": kind(requirement) })).collect::<Vec<_>>()
+    };
+    let scopes = policy.docker.iter().map(|scope| (scope.scope.value.clone(), json!(list(&scope.requirements))));
+    let scopes: serde_json::Map<_, _> = scopes.collect();
+    let value = json!({ "default": list(&policy.default.value), "transports": { "docker": scopes } });
+    format!("{value:#}\n")
 }
 
 fn keys(host: &Host) -> String {
@@ -112,7 +134,7 @@ mod tests {
             ),
         ] {
             let read = |text: &str| tidegate_formats::read(file, text).unwrap_or_else(|err| panic!("{text}\n{err}"));
-            let made = rebuilt(&read(text)[0]).expect("it is rebuilt");
+            let made = rebuilt(&read(text)[0], &read(text)[0]).expect("it is rebuilt");
             assert!(!made.contains("hunter2"), "{made}");
             assert_eq!(essence(&read(&made)[0]), essence(&read(text)[0]), "{made}");
         }
