@@ -224,11 +224,11 @@ fn what_cannot_be_told_to_clients_is_refused_with_the_way_out() {
     let site = Site::new();
     for (words, part) in [
         (&["docker"][..], "--address"),
-        (&["docker", "--address", "mirror.lan", "--ca", "/etc/hostname"], "--ca"),
+        (&["docker", "--address", "mirror.lan:5000", "--ca", "/etc/hostname"], "--ca"),
         (&["docker", "--address", "https://mirror.lan", "--ca", "/etc/hostname"], "holds no certificate"),
-        (&["docker", "--address", "mirror.lan", "--registry", "other.lan"], "[registries.\"other.lan\"]"),
-        (&["docker", "--address", "mirror.lan", "--force"], "--write"),
-        (&["dokcer", "--address", "mirror.lan"], "docker"),
+        (&["docker", "--address", "mirror.lan:5000", "--registry", "other.lan"], "[registries.\"other.lan\"]"),
+        (&["docker", "--address", "mirror.lan:5000", "--force"], "--write"),
+        (&["dokcer", "--address", "mirror.lan:5000"], "docker"),
     ] {
         let output = site.run(&[&["client-config"], words].concat());
         let told = String::from_utf8_lossy(&output.stderr);

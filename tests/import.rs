@@ -448,7 +448,7 @@ fn nothing_is_written_over_and_bad_files_stop_it() {
     assert_eq!(machine.read("taken/file"), "");
 }
 
-/// OpenShift's own example: what is blocked comes from its mirror, and from nowhere else.
+/// The example of the cluster's own documentation: what is blocked comes from its mirror, and from nowhere else.
 #[test]
 fn what_is_blocked_still_comes_from_its_mirror() {
     let machine = Machine::new();
@@ -470,8 +470,11 @@ fn what_is_blocked_still_comes_from_its_mirror() {
     assert_eq!(machine.routes(&digest), ["internal-mirror.io/openshift-payload/app"]);
 }
 
-/// Files that the plugins would refuse, in part or as a whole; where each part is named, if it is.
-const REFUSED: [(&str, &str, Option<(usize, &str)>); 10] = [
+/// A file, its text, and the line and the part of it that is named, if one is.
+type Refused = (&'static str, &'static str, Option<(usize, &'static str)>);
+
+/// Files that the plugins would refuse, in part or as a whole.
+const REFUSED: [Refused; 10] = [
     (
         "registries.yaml",
         "mirrors:\n  a.lan:\n    endpoint: [\"https://m.lan\"]\n    rewrite:\n      \"^x\": y\n",
@@ -554,7 +557,8 @@ fn drop_ins_that_are_named_one_by_one_stand_behind_their_file() {
         assert!(told.contains("20-mirrors.d/registries.conf.d/60-b.conf"), "{told}");
         assert_eq!(told.matches("credential-helpers").count(), 1, "{told}");
         machine.put_plugins();
-        assert_eq!(machine.verb(&["explain", "a.lan/app:1"]).status.code(), Some(1));
+        let told = text(&machine.verb(&["explain", "a.lan/app:1"]).stdout);
+        assert!(told.contains("is blocked by a.lan of registries.conf.d/60-b.conf"), "{told}");
     }
 }
 

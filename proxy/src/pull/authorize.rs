@@ -112,7 +112,7 @@ impl Routing {
             let said = self.ask_whether(candidate).await;
             // That something is not there says nothing of the caller, and neither does a registry that is not.
             let known = matches!(said, Ok(()) | Err(Failure::Auth { refused: true, .. }));
-            let kept = said.as_ref().map(|()| ()).map_err(Failure::remembered);
+            let kept = said.clone().map_err(|failure| failure.remembered());
             word.said = known.then_some((started, kept));
             said
         };
