@@ -32,7 +32,7 @@ fn begin_and_leave(fake: &Fake, proxy: &Proxy, path: &str, gate: &Gate, after: u
     let mut client = proxy.get(path).open().unwrap();
     assert!(client.read_some(&mut [0; 100]).unwrap() > 0);
     gate.wait_reached();
-    drop(client);
+    client.reset();
     proxy.wait(mark, ORPHANED, &[]);
 }
 
@@ -70,7 +70,7 @@ fn c1_a_transfer_is_finished_that_is_past_its_half() {
         });
         count.is_some_and(|count| count >= 50 * MIB)
     });
-    drop(client);
+    client.reset();
     gate.open();
     eventually("the blob is cached", || proxy.site().blobs().len() == 1);
     assert_whole(&proxy.get(&path).fetch(), &content.digest());
@@ -89,15 +89,16 @@ fn c1_transfers_that_nobody_waits_for_are_few() {
 
 #[test]
 fn i3_a_kept_beginning_that_is_wrong_is_made_good() {
-    let (fake, content, path, proxy) = stage(2 * MIB, "orphan_time = \"10ms\"\norphan_fills = 0");
+    let (fake, content, path, proxy) = stage(32 * MIB, "orphan_time = \"10ms\"\norphan_fills = 0");
     let gate = Gate::new();
-    // Half of a blob of other bytes; the registry is mended meanwhile.
-    fake.next(&path, Act::LieAndHold(content.corrupted(), MIB, gate.clone()));
+    // Nearly half of a blob of other bytes, more than sockets take for a client that is gone; the registry is mended
+    // meanwhile.
+    fake.next(&path, Act::LieAndHold(content.corrupted(), 15 * MIB, gate.clone()));
     let mark = proxy.mark();
     let mut client = proxy.get(&path).open().unwrap();
     assert!(client.read_some(&mut [0; 100]).unwrap() > 0);
     gate.wait_reached();
-    drop(client);
+    client.reset();
     proxy.wait(mark, ORPHANED, &[]);
     gate.open();
     // The one who gets some of the wrong bytes is never given a whole; then the right ones are there.
@@ -127,7 +128,8 @@ fn u1_an_upstream_that_is_started_anew_in_the_middle_is_found_again() {
 #[test]
 fn u7_bodies_without_a_length_that_are_cut_are_never_whole() {
     let size = 2 * MIB;
-    for act in [Act::ChunkedCloseAfter(size / 2), Act::UntilClose(size / 2), Act::UntilClose(size - 1)] {
+    // So little that no number of attempts brings all of it.
+    for act in [Act::ChunkedCloseAfter(size / 16), Act::UntilClose(size / 2), Act::UntilClose(size - 1)] {
         let (fake, content, path, proxy) = stage(size, "");
         fake.always(&path, act.clone());
         let answer = proxy.get(&path).fetch();

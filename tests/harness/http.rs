@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use serde_json::Value;
+use socket2::SockRef;
 
 use crate::HANG;
 
@@ -166,6 +168,11 @@ impl Request {
 }
 
 impl Response {
+    /// Goes away at once, whatever has come: the other end is told so by a reset.
+    pub fn reset(self) {
+        SockRef::from(self.stream.get_ref()).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+
     /// Reads the head of the answer to a request that was sent on a connection.
     pub fn read(mut stream: BufReader<TcpStream>, method: &str) -> io::Result<Self> {
         let line = read_line(&mut stream)?;
