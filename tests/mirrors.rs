@@ -244,10 +244,10 @@ fn podman_reaches_the_same_registries_through_the_mirror_as_without_it() {
 fn assert_reaches_the_same(test: &str, program: &str) {
     let hosts: Vec<String> = REGISTRIES.iter().zip(0..).map(|(name, at)| format!("{} {name}", address(at))).collect();
     let setup = format!(
-        "printf '127.0.0.1 localhost\\n{}\\n' >/run/tidegate-test-hosts\nmount --bind /run/tidegate-test-hosts /etc/hosts",
+        "printf '127.0.0.1 localhost\\n{}\\n' >/run/tidegate-hosts-{program}\nmount --bind /run/tidegate-hosts-{program} /etc/hosts",
         hosts.join("\\n")
     );
-    // Built out here: in there it would be done with little time.
+    // Built out here: in there nothing is built.
     let plugin = mirrors();
     if !namespace::is_inside(test, &setup) {
         return;

@@ -4,14 +4,20 @@ use std::env;
 use std::process::Command;
 
 use crate::process::run;
+use crate::program::{PROGRAM, tidegate};
 
 /// Says to the second run that it is the second one.
 const INSIDE: &str = "TIDEGATE_TEST_NAMESPACE";
 
+/// Whether this is a second run. It has no network and little time, so it builds nothing: the first one did.
+pub fn is_second_run() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
 /// Whether this is the inside. Outside, the test is run inside and must be good there; where the machine has no
 /// namespaces for us, a line says so. `setup`: lines of shell that make the network, run with `set -e`.
 pub fn is_inside(test: &str, setup: &str) -> bool {
-    if env::var_os(INSIDE).is_some() {
+    if is_second_run() {
         return true;
     }
     let unshare = |script: &str| {
@@ -27,7 +33,7 @@ pub fn is_inside(test: &str, setup: &str) -> bool {
     }
     let program = env::current_exe().expect("a test has a file");
     let script = format!("ip link set lo up\n{setup}\nexec '{}' --exact '{test}' --nocapture", program.display());
-    let output = run(unshare(&script).env(INSIDE, "1"));
+    let output = run(unshare(&script).env(INSIDE, "1").env(PROGRAM, tidegate()));
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{test}, in namespaces of its own:\n{said}");
     assert!(said.contains("1 passed"), "{test} was not found:\n{said}");

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::namespace::is_second_run;
 use crate::process::run_within;
 use crate::program::{BUILD, workspace};
 
@@ -61,6 +62,9 @@ fn built(name: &str) -> Vec<u8> {
     static BUILT: OnceLock<()> = OnceLock::new();
     let folder = workspace().join("plugins");
     BUILT.get_or_init(|| {
+        if is_second_run() {
+            return;
+        }
         let mut build = Command::new(folder.join("build"));
         let own =
             ["allowlist", "failover", "cooldown", "tag-guard", "quota", "require-signature", "gatekeeper", "mirrors"];

@@ -11,6 +11,9 @@ use crate::process::run_within;
 /// How long a build may take, with everything to be compiled on a small machine: a guard against hanging.
 pub const BUILD: Duration = Duration::from_mins(30);
 
+/// The variable that names the program to be tested.
+pub const PROGRAM: &str = "TIDEGATE_BIN";
+
 /// Folder of the workspace.
 pub fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the workspace")
@@ -19,8 +22,8 @@ pub fn workspace() -> &'static Path {
 /// The program: `TIDEGATE_BIN` where it is set, else what cargo builds, once a run, into the target folder that holds
 /// the tests. So a binary that is out of date is never tested.
 pub fn tidegate() -> &'static Path {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| env::var_os("TIDEGATE_BIN").map_or_else(build, PathBuf::from))
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| env::var_os(PROGRAM).map_or_else(build, PathBuf::from))
 }
 
 fn build() -> PathBuf {
