@@ -1,6 +1,7 @@
 //! What Tidegate must show, seen from outside: one file a theme.
 
 mod addressing;
+mod again;
 mod architecture;
 mod authoring;
 mod bad_guests;

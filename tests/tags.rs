@@ -15,7 +15,7 @@ fn entries(site: &Site) -> Vec<PathBuf> {
     fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
 }
 
-/// Makes it so that the registry was asked `secs` seconds ago.
+/// Makes it so that the registry was asked `secs` seconds ago, for a mirror that looks at the disk each time.
 fn age(site: &Site, secs: u64) {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     for path in entries(site) {
@@ -35,7 +35,7 @@ fn i7_a_tag_is_served_stale_however_old_unless_a_limit_is_set() {
         ("max_stale = \"1d\"", 25 * 3600, false),
     ] {
         let (fake, image) = fake_with_app();
-        let site = Site::of(&fake.url()).cache(line);
+        let site = Site::of(&fake.url()).cache(&format!("recheck = \"0s\"\n{line}"));
         let proxy = site.start();
         assert_caches(&proxy, &image);
         age(&site, old);
@@ -57,7 +57,7 @@ fn i7_a_tag_is_served_stale_however_old_unless_a_limit_is_set() {
 fn tag_times_are_those_of_the_registry() {
     let (fake, image) = fake_with_app();
     let own = "tag_ttl = \"1h\"\nmax_stale = \"2h\"";
-    let site = Site::new().registry("docker.io", &fake.url(), own).cache("tag_ttl = \"0s\"");
+    let site = Site::new().registry("docker.io", &fake.url(), own).cache("tag_ttl = \"0s\"\nrecheck = \"0s\"");
     let proxy = site.start();
     assert_caches(&proxy, &image);
     let asked = || fake.count("HEAD", APP);
@@ -87,7 +87,7 @@ fn u10_a_429_is_answered_with_the_copy_that_is_there() {
 #[test]
 fn t1_a_clock_that_jumps_makes_no_tag_unusable() {
     let (fake, image) = fake_with_app();
-    let site = Site::of(&fake.url());
+    let site = Site::of(&fake.url()).cache("recheck = \"0s\"");
     let proxy = site.start();
     assert_caches(&proxy, &image);
     // Asked an hour from now, as after a clock that went back: nobody knows its age, so that its registry is asked.

@@ -6,6 +6,7 @@ mod chunk;
 mod fill;
 mod fingerprint;
 mod follow;
+mod hot;
 mod index;
 mod remove;
 mod room;
@@ -29,11 +30,12 @@ use serde::{Deserialize, Serialize};
 
 pub use fill::{FillEnd, FillError, Head, Leader, Role, Writer};
 pub use follow::{Follower, Lost, Reading};
+pub use hot::{Content, Held, Ticket};
 pub use remove::{Removed, Target};
 pub use store::{Link, OpenError, TagEntry};
 pub use survey::{Count, Image, Survey, Wrong};
 
-use crate::body::{Chunks, Short};
+use crate::body::{Body, Chunks, Short};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::{self, Negotiated};
@@ -97,6 +99,8 @@ pub struct Manifest {
     pub media_type: String,
     /// Its exact bytes.
     pub bytes: Bytes,
+    /// Holds as long as the cache would give the same; none where it does not come from there.
+    pub ticket: Option<Ticket>,
 }
 
 /// A tag that is cached, and the manifest that it stood for.
@@ -109,7 +113,7 @@ pub struct Tagged {
 }
 
 /// A blob that is cached, open. As long as its file is, it is not dropped to make room.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Blob {
     /// The file, whole.
     file: Arc<File>,
@@ -118,9 +122,21 @@ pub struct Blob {
     /// As its registry gave it.
     pub media_type: String,
     verified: Fingerprint,
+    /// Holds as long as the cache would give the same.
+    pub ticket: Option<Ticket>,
 }
 
 impl Blob {
+    /// Whether its file is the one that was verified, under its name.
+    pub fn is_unchanged(&self) -> bool {
+        Fingerprint::of(&self.file).is_ok_and(|now| now == self.verified)
+    }
+
+    /// All of it.
+    pub fn body(&self) -> Body {
+        Body::stream(self.read(0, self.size), Some(self.size))
+    }
+
     /// Reads from `start` to before `end`. Where the file was written meanwhile, it ends short of the last bytes.
     pub fn read(&self, start: u64, end: u64) -> Chunks {
         let (file, verified) = (self.file.clone(), self.verified);
@@ -167,6 +183,7 @@ impl Cache {
     /// Puts other limits into effect. The folder stays the one that it was opened with.
     pub fn set_limits(&self, config: &config::Cache) {
         self.store.room.set_limits(config);
+        self.store.hot.set_recheck(config.recheck);
         self.scrub.store(Arc::new(config.scrub));
     }
 
@@ -185,12 +202,17 @@ impl Cache {
     /// The blob of a digest, where `place` was seen to hold it. A file that changed since it was verified is hashed
     /// first; a wrong one is removed.
     pub async fn blob(&self, place: &Place, digest: Digest) -> Option<Blob> {
+        let key = (place.clone(), digest);
+        if let Some(blob) = self.store.hot.blob(&key) {
+            return Some(blob);
+        }
         for _ in 0..FINDS {
-            let place = place.clone();
+            let (place, since) = (place.clone(), self.store.hot.moment());
             match self.read(move |store| store.find(&place, &digest)).await? {
                 Found::Right(file, verified, link) => {
-                    let file = Arc::new(file);
-                    return Some(Blob { file, size: link.size, media_type: link.media_type, verified });
+                    let (file, ticket) = (Arc::new(file), None);
+                    let blob = Blob { file, size: link.size, media_type: link.media_type, verified, ticket };
+                    return Some(self.store.hot.keep_blob(since, key, blob));
                 }
                 Found::Unverified => {
                     if !self.verifications.wait(&self.store, digest).await {
@@ -220,19 +242,33 @@ impl Cache {
 
     /// The manifest of a digest, where `place` was seen to hold it.
     pub async fn manifest(&self, place: &Place, digest: Digest) -> Option<Manifest> {
-        let place = place.clone();
-        self.read(move |store| read_manifest(store, &place, digest)).await
+        let key = (place.clone(), digest);
+        if let Some(manifest) = self.store.hot.manifest(&key) {
+            return Some(manifest);
+        }
+        self.read(move |store| {
+            let since = store.hot.moment();
+            let manifest = read_manifest(store, &key.0, digest)?;
+            Ok(manifest.map(|manifest| store.hot.keep_manifest(since, key, manifest)))
+        })
+        .await
     }
 
     /// What a tag stood for when its registry was last asked, however long ago.
     pub async fn tag(&self, place: &Place, tag: &Tag, negotiated: Negotiated) -> Option<Tagged> {
-        let (place, tag) = (place.clone(), tag.clone());
+        let tagged = |(entry, manifest): (TagEntry, Manifest)| Tagged { manifest, age: entry.age() };
+        let key = (tag.clone(), negotiated);
+        if let Some(known) = self.store.hot.tag(place, &key) {
+            return Some(tagged(known));
+        }
+        let place = place.clone();
         self.read(move |store| {
-            let Some(entry) = store.tag(&place, &tag, negotiated)? else {
+            let since = store.hot.moment();
+            let Some(entry) = store.tag(&place, &key.0, negotiated)? else {
                 return Ok(None);
             };
             let manifest = read_manifest(store, &place, entry.digest)?;
-            Ok(manifest.map(|manifest| Tagged { manifest, age: entry.age() }))
+            Ok(manifest.map(|manifest| tagged(store.hot.keep_tag(since, (&place, key), (entry, manifest)))))
         })
         .await
     }
@@ -386,7 +422,7 @@ fn read_manifest(store: &Store, place: &Place, digest: Digest) -> io::Result<Opt
         return Ok(None);
     };
     let bytes = store.read_manifest(&digest)?;
-    Ok(bytes.map(|bytes| Manifest { digest, media_type: link.media_type, bytes: bytes.into() }))
+    Ok(bytes.map(|bytes| Manifest { digest, media_type: link.media_type, bytes: bytes.into(), ticket: None }))
 }
 
 /// Runs what blocks where it may.

@@ -103,6 +103,7 @@ impl Store {
                 self.put_json(&file, &entry.expired())?;
             }
         }
+        self.hot.tag_changed(place, tag);
         Ok(())
     }
 
@@ -114,6 +115,7 @@ impl Store {
                 _ => {}
             }
         }
+        self.hot.tag_changed(place, tag);
         Ok(())
     }
 
@@ -182,6 +184,7 @@ impl Store {
             }
             Flow::Continue(())
         });
+        self.hot.place_changed(place);
         removed.tags += tags.len() as u64;
         failed.map_or(Ok(()), Err)
     }
@@ -202,6 +205,7 @@ impl Store {
             Err(err) if err.kind() == io::ErrorKind::NotFound => {}
             Err(err) => return Err(err),
         }
+        self.hot.place_changed(place);
         Ok(())
     }
 

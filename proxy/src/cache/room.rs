@@ -270,6 +270,8 @@ impl Store {
                 if enough(freed) {
                     break;
                 }
+                // What is only kept open for the next who asks is used by nobody.
+                self.hot.digest_changed(&digest);
                 // Alone, this may have the lock that readers share.
                 if let Ok(Some((file, _))) = self.open_file(&digest)
                     && matches!(file.try_lock(), Err(TryLockError::WouldBlock))

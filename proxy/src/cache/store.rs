@@ -16,6 +16,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::Fingerprint;
+use super::hot::Hot;
 use super::index::Index;
 use super::room::{Reserved, Room, is_full};
 use crate::config;
@@ -39,6 +40,7 @@ pub struct Store {
     /// None: the folder is only read.
     pub(super) index: Option<Index>,
     pub(super) room: Room,
+    pub(super) hot: Hot,
     pub(super) metrics: Arc<Metrics>,
 }
 
@@ -164,6 +166,7 @@ impl Store {
             lock: Some(lock),
             index: Some(Index::open(dir.join(INDEX))),
             room: Room::new(config),
+            hot: Hot::new(config.recheck),
             metrics,
         };
         // An OCI image layout, so that ordinary tools can read it; its index names nothing, the links do.
@@ -191,6 +194,7 @@ impl Store {
             lock: None,
             index: None,
             room: Room::new(&config::Cache::at(dir.to_owned())),
+            hot: Hot::new(Duration::ZERO),
             metrics: Arc::default(),
         }
     }
@@ -297,6 +301,7 @@ impl Store {
             Err(err) if matches!(err.kind(), io::ErrorKind::NotFound | io::ErrorKind::IsADirectory) => false,
             Err(err) => return Err(err),
         };
+        self.hot.digest_changed(digest);
         if let Some(index) = &self.index {
             index.gone(digest);
         }
@@ -323,7 +328,9 @@ impl Store {
         if read_json::<Link>(&path)?.as_ref() == Some(link) {
             return Ok(());
         }
-        self.put_json(&path, link)
+        self.put_json(&path, link)?;
+        self.hot.digest_changed(digest);
+        Ok(())
     }
 
     /// What a tag stood for.
@@ -333,7 +340,9 @@ impl Store {
 
     /// Remembers what a tag stands for.
     pub fn put_tag(&self, place: &Place, tag: &Tag, negotiated: Negotiated, entry: &TagEntry) -> io::Result<()> {
-        self.put_json(&self.tag_path(place, tag, negotiated), entry)
+        self.put_json(&self.tag_path(place, tag, negotiated), entry)?;
+        self.hot.tag_changed(place, tag);
+        Ok(())
     }
 
     /// Writes a manifest whose digest was verified.

@@ -127,6 +127,7 @@ impl Worker {
 
     fn write(&mut self) {
         self.written = Instant::now();
+        self.store.hot.sweep();
         let Some(index) = &self.store.index else { return };
         // Also in the middle of a round of the scrub: other limits, or other files on the disk.
         self.store.trim();

@@ -20,6 +20,8 @@ pub struct Cache {
     pub tags: TagTimes,
     /// For how long a registry is not asked again for what it was seen not to hold.
     pub miss_ttl: Duration,
+    /// For how long what was read from the disk is served without looking at the disk again.
+    pub recheck: Duration,
     /// How big all blobs together may be; none: as big as `min_free` leaves room for. Units: bytes.
     pub max_size: Option<u64>,
     /// What stays free on its file system; none: a twentieth of it, at most 1 GiB. Units: bytes.
@@ -41,8 +43,8 @@ impl Cache {
     /// The defaults, for a folder.
     pub fn at(dir: PathBuf) -> Self {
         let tags = TagTimes { ttl: Duration::from_mins(5), max_stale: None };
-        let miss_ttl = Duration::from_secs(10);
-        Self { dir, tags, miss_ttl, max_size: None, min_free: None, scrub: Some(SCRUB) }
+        let (miss_ttl, recheck) = (Duration::from_secs(10), Duration::from_secs(1));
+        Self { dir, tags, miss_ttl, recheck, max_size: None, min_free: None, scrub: Some(SCRUB) }
     }
 }
 
@@ -64,6 +66,9 @@ impl Source<'_> {
         cache.tags = self.tag_times(typed.tag_ttl.as_ref(), typed.max_stale.as_ref(), "cache", cache.tags)?;
         if let Some(ttl) = &typed.miss_ttl {
             cache.miss_ttl = self.duration(ttl, "cache.miss_ttl")?;
+        }
+        if let Some(recheck) = &typed.recheck {
+            cache.recheck = self.duration(recheck, "cache.recheck")?;
         }
         if let Some(size) = &typed.max_size {
             cache.max_size = Some(self.size(size, "cache.max_size")?);

@@ -94,6 +94,7 @@ pub(super) struct Cache {
     pub tag_ttl: Option<Spanned<String>>,
     pub max_stale: Option<Spanned<String>>,
     pub miss_ttl: Option<Spanned<String>>,
+    pub recheck: Option<Spanned<String>>,
     pub max_size: Option<Spanned<String>>,
     pub min_free: Option<Spanned<String>>,
     pub scrub: Option<Spanned<String>>,

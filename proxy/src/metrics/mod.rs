@@ -150,6 +150,29 @@ impl Times {
     }
 }
 
+/// What counts answers of one kind: found once, for answers that are given again and again.
+#[derive(Clone, Debug)]
+pub struct Answers {
+    /// Requests under way.
+    pub in_flight: Gauge,
+    requests: Counter,
+    sent_bytes: Counter,
+    request_seconds: Histogram,
+    first_byte_seconds: Histogram,
+}
+
+impl Answers {
+    /// Counts one that is over.
+    pub fn count(&self, sent: u64, took: Duration, first_byte: Option<Duration>) {
+        self.requests.inc();
+        self.sent_bytes.inc_by(sent);
+        self.request_seconds.observe(took.as_secs_f64());
+        if let Some(first_byte) = first_byte {
+            self.first_byte_seconds.observe(first_byte.as_secs_f64());
+        }
+    }
+}
+
 /// All metrics. Cheap to share: each is a handle.
 #[derive(Default, Debug)]
 pub struct Metrics {
@@ -203,6 +226,8 @@ pub struct Metrics {
     pub fills: Family<Outcome, Counter>,
     /// Requests that shared the fill of another.
     pub coalesced: Counter,
+    /// Requests that were answered as the same one was just before.
+    pub repeated: Counter,
     /// Cache faults that a pull went around.
     pub cache_faults: Counter,
     /// Blobs that were dropped to make room.
@@ -257,6 +282,18 @@ impl Metrics {
         Self::default()
     }
 
+    /// What counts answers of a kind.
+    pub fn answers(&self, labels: &Request) -> Answers {
+        let answered = Answered { content: labels.content, source: labels.source };
+        Answers {
+            in_flight: self.in_flight.clone(),
+            requests: self.requests.get_or_create_owned(labels),
+            sent_bytes: self.sent_bytes.get_or_create_owned(&answered),
+            request_seconds: self.request_seconds.0.get_or_create_owned(&answered),
+            first_byte_seconds: self.first_byte_seconds.0.get_or_create_owned(&answered),
+        }
+    }
+
     /// Renders all metrics in the text format of `OpenMetrics`, which Prometheus reads.
     pub fn render(&self) -> String {
         let mut registry = Registry::with_prefix("tidegate");
@@ -291,6 +328,7 @@ impl Metrics {
         );
         registry.register("fills", "Fills of the cache that ended", self.fills.clone());
         registry.register("coalesced_requests", "Requests that shared the fill of another", self.coalesced.clone());
+        registry.register("repeated_requests", "Requests answered as the same one just before", self.repeated.clone());
         registry.register("cache_faults", "Cache faults that a pull went around", self.cache_faults.clone());
         registry.register("cache_evictions", "Blobs dropped to make room", self.cache_evictions.clone());
         registry.register_with_unit(

@@ -122,6 +122,16 @@ impl Plugins {
         self.current.load_full()
     }
 
+    /// Which set is in effect.
+    pub fn generation(&self) -> u64 {
+        self.current.load().generation()
+    }
+
+    /// Whether a plugin decides by who asks.
+    pub fn ask_who(&self) -> bool {
+        false
+    }
+
     /// Files of the folder that are not loaded.
     pub fn refused(&self) -> Vec<Refused> {
         self.waiting.all()

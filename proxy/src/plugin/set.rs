@@ -44,6 +44,11 @@ impl PluginSet {
         self.live(hook, question).map(|plugin| plugin.version.name.clone()).collect()
     }
 
+    /// Whether who asks the same again would be decided about the same, after what was decided now.
+    pub fn is_repeatable(&self, _facts: &super::facts::Facts) -> bool {
+        self.plugins.is_empty()
+    }
+
     /// Counts up at each swap.
     pub fn generation(&self) -> u64 {
         self.generation

@@ -2,17 +2,19 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::attempts::{After, Attempts, Ending, Wanted};
 use super::error::{Cause, Error};
 use super::flights::Lost;
+use super::manifest::LONG;
 use super::reader::Reader;
 use super::routed::Routed;
-use super::{Answer, Source};
+use super::{Again, Answer, Source};
 use crate::body::{Body, Chunks, Multipart, Part, parse_range};
-use crate::cache::{FillEnd, Link, Role};
+use crate::cache::{FillEnd, Link, Role, Ticket};
 use crate::oci::{Attempt, Digest, Failure, Method, Place};
 use crate::trace;
 use crate::upstream;
@@ -100,8 +102,11 @@ impl Routed {
         for place in self.places() {
             if let Some(blob) = self.core().cache.blob(place, digest).await {
                 let (media_type, size) = (blob.media_type.clone(), blob.size);
+                let held = blob.ticket.as_ref().map(Ticket::held);
                 let read = move |start, end: Option<u64>| blob.read(start, end.unwrap_or(size));
-                return Some(self.answer(digest, media_type, Some(size), Source::Cache, read));
+                let mut answer = self.answer(digest, media_type, Some(size), Source::Cache, read);
+                answer.again = held.map(|held| Again { held, until: Instant::now() + LONG });
+                return Some(answer);
             }
         }
         None
@@ -182,6 +187,7 @@ impl Routed {
             headers: Vec::new(),
             body: Body::empty(),
             source,
+            again: None,
         };
         match part {
             Part::Unsatisfiable => {

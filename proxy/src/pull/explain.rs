@@ -89,7 +89,7 @@ async fn look(routed: &Arc<Routed>) -> Option<Denial> {
     };
     for place in routed.places() {
         if let Some(manifest) = routed.core().cache.manifest(place, digest).await {
-            let found = Found { place: place.clone(), manifest, source: Source::Cache };
+            let found = Found { place: place.clone(), manifest, source: Source::Cache, until: None };
             return match routed.inspect(reference, &found).await {
                 Err(Error { cause: Cause::Denied(denial), .. }) => Some(denial),
                 _ => None,

@@ -63,6 +63,7 @@ impl Routed {
                 Method::Head => Body::empty(),
             },
             source: Source::Upstream,
+            again: None,
         })
     }
 
@@ -111,6 +112,7 @@ fn no_tags(pull: &Pull) -> Answer {
             Method::Head => Body::empty(),
         },
         source: Source::Upstream,
+        again: None,
     }
 }
 

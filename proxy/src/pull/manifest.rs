@@ -8,7 +8,7 @@ use super::changes::{Moment, Of};
 use super::error::{Cause, Error, story};
 use super::flights::Lost;
 use super::routed::Routed;
-use super::{Answer, Source, is_fresh};
+use super::{Again, Answer, Source, is_fresh};
 use crate::body::Body;
 use crate::cache::{Manifest, Tagged};
 use crate::oci::manifest::{MANIFEST_MAX, Negotiated, parse_blobs};
@@ -16,6 +16,8 @@ use crate::oci::{Attempt, Candidate, Digest, Failure, Method, Place, Reference, 
 use crate::plugin::{Image, Question, Rule};
 use crate::upstream;
 
+/// As long as any answer of the cache is given again.
+pub(super) const LONG: Duration = Duration::from_hours(1);
 /// Why a copy is not served that is there.
 const TOO_OLD: &str = "the copy in the cache is older than `max_stale` lets it be";
 /// Why a copy is not served that is there.
@@ -34,11 +36,13 @@ pub(super) struct Found {
     pub place: Place,
     pub manifest: Manifest,
     pub source: Source,
+    /// Until when whoever asks the same gets the same, if the cache does not change; none: he is to ask again.
+    pub until: Option<Instant>,
 }
 
 impl From<Asked> for Found {
     fn from((place, (manifest, source)): Asked) -> Self {
-        Self { place, manifest, source }
+        Self { place, manifest, source, until: None }
     }
 }
 
@@ -49,7 +53,8 @@ impl Routed {
             if let Some(manifest) = self.core().cache.manifest(place, digest).await
                 && (self.may_ask_upstream().is_ok() || self.is_complete(place, &manifest).await)
             {
-                return Ok(Found { place: place.clone(), manifest, source: Source::Cache });
+                let until = Some(Instant::now() + LONG);
+                return Ok(Found { place: place.clone(), manifest, source: Source::Cache, until });
             }
         }
         self.may_ask_upstream()?;
@@ -114,7 +119,7 @@ impl Routed {
                     let (place, tagged) = kept.swap_remove(at);
                     // Without a registry to bring the rest, an image that is not all there is none.
                     if self.may_ask_upstream().is_ok() || self.is_complete(&place, &tagged.manifest).await {
-                        return Ok(Found { place, manifest: tagged.manifest, source });
+                        return Ok(Found { place, manifest: tagged.manifest, source, until: None });
                     }
                 }
                 false
@@ -128,7 +133,11 @@ impl Routed {
         let fresh = kept.iter().position(|(place, tagged)| is_fresh(self.live(), place, tagged.age));
         if let Some(at) = fresh.filter(|_| !revalidate) {
             let (place, tagged) = kept.swap_remove(at);
-            return Ok(Found { place, manifest: tagged.manifest, source: Source::Cache });
+            let ttl = self.live().config.tag_times(&place.registry).ttl;
+            // What stands before it may be fresh again by then.
+            let until = (self.places().first() == Some(&place))
+                .then(|| Instant::now() + ttl.saturating_sub(tagged.age.unwrap_or(ttl)).min(LONG));
+            return Ok(Found { place, manifest: tagged.manifest, source: Source::Cache, until });
         }
         let wanted = tag.clone();
         let work = move |routed: Arc<Self>| {
@@ -286,7 +295,7 @@ impl Routed {
     async fn stale(&self, kept: Vec<(Place, Tagged)>) -> Option<Found> {
         for (place, tagged) in kept {
             if self.is_complete(&place, &tagged.manifest).await {
-                return Some(Found { place, manifest: tagged.manifest, source: Source::Stale });
+                return Some(Found { place, manifest: tagged.manifest, source: Source::Stale, until: None });
             }
         }
         None
@@ -332,7 +341,7 @@ async fn read(answer: upstream::Answer, digest: Option<Digest>) -> Result<Manife
     };
     let media_type = media_type.ok_or_else(|| Failure::Other("a manifest without a Content-Type".to_owned()))?;
     parse_blobs(&bytes, &media_type).map_err(|err| Failure::Other(err.to_string()))?;
-    Ok(Manifest { digest, media_type, bytes })
+    Ok(Manifest { digest, media_type, bytes, ticket: None })
 }
 
 impl Routed {
@@ -341,7 +350,7 @@ impl Routed {
         if !self.plugins().inspects(self.question()) {
             return Ok(());
         }
-        let Manifest { digest, media_type, bytes } = &found.manifest;
+        let Manifest { digest, media_type, bytes, .. } = &found.manifest;
         self.caller().facts.see(|seen| seen.inspected = Some(*digest));
         let image = Image::parse(*digest, media_type, bytes.clone())
             .map_err(|err| self.error(Cause::Corrupt(format!("it cannot be inspected: {err}"))))?;
@@ -359,7 +368,8 @@ impl Routed {
 }
 
 /// The answer that brings a manifest.
-pub(super) fn answer(Found { manifest, source, .. }: Found) -> Answer {
+pub(super) fn answer(Found { manifest, source, until, .. }: Found) -> Answer {
+    let again = until.zip(manifest.ticket.as_ref()).map(|(until, ticket)| Again { held: ticket.held(), until });
     Answer {
         status: 200,
         media_type: manifest.media_type,
@@ -369,5 +379,6 @@ pub(super) fn answer(Found { manifest, source, .. }: Found) -> Answer {
         headers: Vec::new(),
         body: Body::bytes(manifest.bytes),
         source,
+        again,
     }
 }

@@ -25,7 +25,7 @@ mod transfer;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::Semaphore;
@@ -38,7 +38,7 @@ pub use listing::rewrite_link;
 pub use push::{Offered, Written, push};
 
 use crate::body::Body;
-use crate::cache::{Cache, Link, Manifest};
+use crate::cache::{Cache, Held, Link, Manifest};
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::Negotiated;
@@ -173,6 +173,17 @@ pub struct Answer {
     pub body: Body,
     /// Where it comes from.
     pub source: Source,
+    /// Whoever asks the same gets the same; none: he is to ask.
+    pub again: Option<Again>,
+}
+
+/// Says for how long an answer stands, for whoever asks the same under the same configuration and plugins.
+#[derive(Clone, Debug)]
+pub struct Again {
+    /// What the cache gave, as long as it would give it again.
+    pub held: Held,
+    /// Not after that.
+    pub until: Instant,
 }
 
 impl Core {
@@ -252,22 +263,33 @@ pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller)
     if facts.recorded && facts.seen().cached.is_none() {
         routing.question(Way::Cached).lookups.cached().await;
     }
+    let repeatable = admitted.cached_only().is_none() && routing.set.is_repeatable(&facts);
     let routed = Arc::new(Routed::new(routing, admitted, candidates)?);
-    match &pull.content {
-        Content::Manifest(reference) => {
-            let found = match reference {
-                Reference::Tag(tag) => routed.manifest_by_tag(tag, routed.judge(tag).await).await?,
-                Reference::Digest(digest) => routed.manifest_by_digest(*digest).await?,
-            };
-            routed.inspect(reference, &found).await?;
-            if routed.plugins().routes(routed.question()) {
-                core.givers.learn(&pull.place, reference, &found);
+    let answer = routed.answer_to(&pull).await?;
+    // What the plugins were asked meanwhile is part of it.
+    let again = answer.again.filter(|_| repeatable && routed.plugins().is_repeatable(&facts));
+    Ok(Answer { again, ..answer })
+}
+
+impl Routed {
+    async fn answer_to(self: &Arc<Self>, pull: &Pull) -> Result<Answer, Error> {
+        let routed = self;
+        match &pull.content {
+            Content::Manifest(reference) => {
+                let found = match reference {
+                    Reference::Tag(tag) => routed.manifest_by_tag(tag, routed.judge(tag).await).await?,
+                    Reference::Digest(digest) => routed.manifest_by_digest(*digest).await?,
+                };
+                routed.inspect(reference, &found).await?;
+                if routed.plugins().routes(routed.question()) {
+                    routed.core().givers.learn(&pull.place, reference, &found);
+                }
+                Ok(manifest::answer(found))
             }
-            Ok(manifest::answer(found))
+            Content::Blob(digest) => routed.blob(*digest).await,
+            Content::Tags => routed.listing("tags/list").await,
+            Content::Referrers(digest) => routed.listing(&format!("referrers/{digest}")).await,
         }
-        Content::Blob(digest) => routed.blob(*digest).await,
-        Content::Tags => routed.listing("tags/list").await,
-        Content::Referrers(digest) => routed.listing(&format!("referrers/{digest}")).await,
     }
 }
 

@@ -83,6 +83,7 @@ impl Routed {
             headers: Vec::new(),
             body: Body::stream(past.chunks(Some(begun), None), size),
             source: Source::Upstream,
+            again: None,
         })
     }
 

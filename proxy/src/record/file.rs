@@ -4,7 +4,6 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::line::Line;
@@ -35,10 +34,10 @@ impl Out {
     }
 
     /// Appends lines; whether they are all there.
-    pub fn write(&mut self, lines: &[Arc<Line>]) -> bool {
+    pub fn write(&mut self, lines: &[Line]) -> bool {
         let mut bytes = Vec::with_capacity(lines.len() * 1024);
         for line in lines {
-            serde_json::to_writer(&mut bytes, &**line).expect("texts and numbers serialize into memory");
+            serde_json::to_writer(&mut bytes, line).expect("texts and numbers serialize into memory");
             bytes.push(b'\n');
         }
         match self.append(&bytes) {

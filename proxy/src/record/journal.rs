@@ -2,6 +2,7 @@
 //! disk.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -33,10 +34,22 @@ pub struct Counted {
     pub failed: Counter,
 }
 
+/// What became of a request. Its line is made where somebody reads it, and not while the request is answered.
+pub trait Tells: fmt::Debug + Send + Sync {
+    /// The line.
+    fn line(&self) -> Line;
+}
+
+impl Tells for Line {
+    fn line(&self) -> Line {
+        self.clone()
+    }
+}
+
 /// Keeps lines.
 #[derive(Debug)]
 pub struct Journal {
-    kept: Mutex<VecDeque<Arc<Line>>>,
+    kept: Mutex<VecDeque<Arc<dyn Tells>>>,
     keep: usize,
     queue: Option<SyncSender<Message>>,
     writer: Mutex<Option<JoinHandle<()>>>,
@@ -49,7 +62,7 @@ pub struct Journal {
 
 #[derive(Debug)]
 enum Message {
-    Line(Arc<Line>),
+    Line(Arc<dyn Tells>),
     End,
 }
 
@@ -83,8 +96,7 @@ impl Journal {
     }
 
     /// Takes a line; waits for nothing.
-    pub fn note(&self, line: Line) {
-        let line = Arc::new(line);
+    pub fn note(&self, line: Arc<dyn Tells>) {
         if let Some(queue) = &self.queue
             && queue.try_send(Message::Line(line.clone())).is_err()
         {
@@ -92,10 +104,9 @@ impl Journal {
         }
         if self.keep > 0 {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            if kept.len() >= self.keep {
-                kept.pop_front();
-            }
+            let old = if kept.len() >= self.keep { kept.pop_front() } else { None };
             kept.push_back(line);
+            drop((kept, old));
         }
     }
 
@@ -104,12 +115,12 @@ impl Journal {
         self: &Arc<Self>,
         runtime: &Handle,
         done: impl Future<Output = ()> + Send + 'static,
-        line: impl FnOnce() -> Line + Send + 'static,
+        line: Arc<dyn Tells>,
     ) {
         let journal = self.clone();
         let noting = async move {
             journal.hurry.run_until_cancelled(done).await;
-            journal.note(line());
+            journal.note(line);
         };
         self.late.spawn_on(noting, runtime);
     }
@@ -124,9 +135,9 @@ impl Journal {
     }
 
     /// The last lines of which something holds, the latest first.
-    pub fn last(&self, limit: usize, holds: impl Fn(&Line) -> bool) -> Vec<Arc<Line>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.iter().rev().filter(|line| holds(line)).take(limit).cloned().collect()
+    pub fn last(&self, limit: usize, holds: impl Fn(&Line) -> bool) -> Vec<Line> {
+        let kept: Vec<_> = self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect();
+        kept.iter().rev().map(|told| told.line()).filter(holds).take(limit).collect()
     }
 
     /// Writes what waits, and ends. Blocks.
@@ -143,11 +154,11 @@ impl Journal {
 
 fn write(mut out: Out, queue: &Receiver<Message>, counted: &Counted) {
     while let Ok(Message::Line(first)) = queue.recv() {
-        let mut lines = vec![first];
+        let mut lines = vec![first.line()];
         let mut ended = false;
         while lines.len() < BATCH && !ended {
             match queue.try_recv() {
-                Ok(Message::Line(line)) => lines.push(line),
+                Ok(Message::Line(line)) => lines.push(line.line()),
                 Ok(Message::End) => ended = true,
                 Err(_) => break,
             }
@@ -189,7 +200,7 @@ mod tests {
         let counted = Counted::default();
         let journal = Journal::start(Some(file.clone()), 2, counted.clone()).expect("it opens");
         for number in 0..5 {
-            journal.note(line(number));
+            journal.note(Arc::new(line(number)));
         }
         let last: Vec<String> = journal.last(9, |_| true).iter().map(|line| line.request.clone()).collect();
         assert_eq!(last, ["4", "3"]);
@@ -198,7 +209,7 @@ mod tests {
         journal.close();
         assert_eq!(requests(&file), ["0", "1", "2", "3", "4"]);
         assert_eq!((counted.written.get(), counted.dropped.get(), counted.failed.get()), (5, 0, 0));
-        journal.note(line(9));
+        journal.note(Arc::new(line(9)));
         assert_eq!(counted.dropped.get(), 1, "behind the end");
         assert_eq!(line(1).image(), "docker.io/library/a:1");
     }
@@ -210,17 +221,17 @@ mod tests {
         let whole = serde_json::to_string(&line(0)).expect("it serializes");
         fs::write(&file, format!("{whole}\n{}", &whole[..40])).expect("written");
         let mut out = Out::open(file.clone()).expect("it opens");
-        assert!(out.write(&[Arc::new(line(1))]));
+        assert!(out.write(&[line(1)]));
         assert_eq!(requests(&file), ["0", "1"]);
         let moved = folder.path().join("d.jsonl.1");
         fs::rename(&file, &moved).expect("renamed");
-        assert!(out.write(&[Arc::new(line(2))]));
+        assert!(out.write(&[line(2)]));
         assert_eq!((requests(&moved).len(), requests(&file)), (2, vec!["2".to_owned()]));
         fs::remove_file(&file).expect("removed");
         fs::create_dir(&file).expect("made");
-        assert!(!out.write(&[Arc::new(line(3))]), "a folder takes no lines");
+        assert!(!out.write(&[line(3)]), "a folder takes no lines");
         fs::remove_dir(&file).expect("removed");
-        assert!(out.write(&[Arc::new(line(4))]));
+        assert!(out.write(&[line(4)]));
         assert_eq!(requests(&file), ["4"]);
     }
 
@@ -238,7 +249,7 @@ mod tests {
             hurry: CancellationToken::new(),
         };
         for number in 0..3 {
-            journal.note(line(number));
+            journal.note(Arc::new(line(number)));
         }
         assert_eq!(counted.dropped.get(), 2);
     }
@@ -246,8 +257,8 @@ mod tests {
     async fn a_line_that_waits_is_there_when_its_time_is_over() {
         let journal = Arc::new(Journal::start(None, 9, Counted::default()).expect("it opens"));
         let (open, gate) = tokio::sync::oneshot::channel::<()>();
-        journal.note_after(&Handle::current(), async { _ = gate.await }, || line(1));
-        journal.note_after(&Handle::current(), std::future::pending(), || line(2));
+        journal.note_after(&Handle::current(), async { _ = gate.await }, Arc::new(line(1)));
+        journal.note_after(&Handle::current(), std::future::pending(), Arc::new(line(2)));
         open.send(()).expect("it waits");
         while journal.last(9, |_| true).is_empty() {
             tokio::task::yield_now().await;

@@ -5,5 +5,5 @@ mod file;
 mod journal;
 mod line;
 
-pub use journal::{Counted, Journal};
+pub use journal::{Counted, Journal, Tells};
 pub use line::{Copy, Decided, Identity, Line, Route, Tried};

@@ -1,7 +1,7 @@
 //! One connection: what it speaks, and how it ends.
 
 use std::convert::Infallible;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_LENGTH;
@@ -156,28 +158,28 @@ where
         let busy = place.begin();
         let connection = (*request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
         let (response, leads) = (handle(peer.clone(), request), leads.clone());
-        // Boxed, so that a connection holds the room of a request only until its answer begins.
-        Box::pin(async move {
+        async move {
             let (mut head, body) = response.await.into_parts();
             if let (Some(onward), Some(connection)) = (head.extensions.remove::<Leads>(), connection) {
                 leads.set(onward, connection);
             }
             let promised = head.headers.contains_key(CONTENT_LENGTH);
             Ok::<_, Infallible>(Response::from_parts(head, Sending::new(body, busy, promised)))
-        })
+        }
     });
     let stream = Patient::new(carrier, prefix, terms.limits.write_stall, terms.drain.clone());
     let ended = match speaks {
         Speaks::Http1 => {
             let connection = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(terms.limits.request_head)
+                // One timer a connection, not one a request: see `must_end`.
+                .header_read_timeout(None)
                 .max_buf_size(HEAD_MAX as usize)
                 .max_headers(HEADERS_MAX)
                 .half_close(true)
                 .serve_connection(TokioIo::new(stream), service)
                 .with_upgrades();
-            Box::pin(run(connection, terms, http1::UpgradeableConnection::graceful_shutdown, None)).await
+            let idle = Idle { limit: terms.limits.request_head, then: End::Go };
+            Box::pin(run(connection, terms, http1::UpgradeableConnection::graceful_shutdown, idle)).await
         }
         Speaks::Http2 => {
             let streams =
@@ -194,8 +196,7 @@ where
                 .keep_alive_interval(PING)
                 .keep_alive_timeout(PING)
                 .serve_connection(TokioIo::new(stream.for_http2(requests)), service);
-            // In HTTP/1.1 the time for the head of the next request bounds it.
-            let idle = Some(terms.limits.write_stall);
+            let idle = Idle { limit: terms.limits.write_stall, then: End::Finish };
             Box::pin(run(connection, terms, http2::Connection::graceful_shutdown, idle)).await
         }
     };
@@ -287,20 +288,26 @@ async fn refuse_plain(mut stream: TcpStream) {
     let _ = stream.shutdown().await;
 }
 
-/// Runs a connection until it ends, or must. `idle`: for how long it may be without a request.
-async fn run<C>(
-    connection: C,
-    terms: &Terms,
-    finish: impl Fn(std::pin::Pin<&mut C>),
-    idle: Option<Duration>,
-) -> hyper::Result<()>
+/// For how long a connection may be without a request, and what then comes of it. In HTTP/1.1 it is the time for the head
+/// of the next one.
+#[derive(Clone, Copy)]
+struct Idle {
+    limit: Duration,
+    then: End,
+}
+
+/// Runs a connection until it ends, or must.
+async fn run<C>(connection: C, terms: &Terms, finish: impl Fn(std::pin::Pin<&mut C>), idle: Idle) -> hyper::Result<()>
 where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = pin!(connection);
+    // It is looked at when it was woken, and not each time that the connection is.
+    let mut must_end: FuturesUnordered<_> = std::iter::once(must_end(terms, idle)).collect();
     let end = tokio::select! {
+        biased;
         ended = connection.as_mut() => return ended,
-        end = must_end(terms, idle) => end,
+        Some(end) = must_end.next() => end,
     };
     let patience = match end {
         End::Now => LAST_WORDS,
@@ -315,7 +322,7 @@ where
         () = terms.abort.cancelled() => {}
     }
     // Streams of HTTP/2 end by themselves now, in order; the end of a connection of HTTP/1.1 says all.
-    if idle.is_some() {
+    if idle.then == End::Finish {
         tokio::select! {
             ended = connection => return ended,
             () = tokio::time::sleep(LAST_WORDS) => {}
@@ -324,6 +331,7 @@ where
     Ok(())
 }
 
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
     /// Finish what is under way.
     Finish,
@@ -333,27 +341,19 @@ enum End {
     Now,
 }
 
-async fn must_end(terms: &Terms, idle: Option<Duration>) -> End {
+async fn must_end(terms: &Terms, idle: Idle) -> End {
     let idles = async {
-        let Some(limit) = idle else { return pending().await };
         while let Some(left) = match terms.place.idle_for() {
-            Some(time) => limit.checked_sub(time).filter(|left| !left.is_zero()),
-            None => Some(limit),
+            Some(time) => idle.limit.checked_sub(time).filter(|left| !left.is_zero()),
+            None => Some(idle.limit),
         } {
             tokio::time::sleep(left).await;
-        }
-    };
-    let told = async {
-        terms.place.must_go().await;
-        // A request may have come meanwhile: then another goes.
-        if terms.place.idle_for().is_none() {
-            pending::<()>().await;
         }
     };
     tokio::select! {
         () = terms.drain.cancelled() => End::Finish,
         () = terms.abort.cancelled() => End::Now,
-        () = idles => End::Finish,
-        () = told => End::Go,
+        () = idles => idle.then,
+        () = terms.place.must_go() => End::Go,
     }
 }

@@ -11,32 +11,51 @@ use url::form_urlencoded;
 
 use super::admin::text;
 use super::cache::parse_target;
-use super::watched::Record;
 use crate::body::Body;
 use crate::cache::Target;
-use crate::oci::{Asked, Failure, Place, Registry};
+use crate::oci::{Asked, Digest, Failure, Place, Registry};
 use crate::plugin::{Cached, Decided, Facts, Identity, Mode, Tried};
 use crate::pull::{Explained, Source};
-use crate::record::{self, Copy, Journal, Line, Route};
+use crate::record::{self, Copy, Journal, Line, Route, Tells};
 
 /// Lines of one answer, where nothing else is said.
 const LIMIT: usize = 100;
 
-/// The line about a request that is over.
-pub(super) fn line(record: &Record, began: SystemTime, request: &Asked, facts: &Facts) -> Line {
-    Line {
-        decision: record.decision.map(str::to_owned),
-        policy: record.policy.clone(),
-        source: record.source.map(Source::as_str).map(str::to_owned),
-        status: record.status,
-        digest: record.digest.map(|digest| digest.to_string()),
-        sent_bytes: record.sent(),
-        received_bytes: record.received(),
-        elapsed_ms: record.elapsed_ms(),
-        warnings: record.warnings.clone(),
-        reason: record.reason.clone(),
-        broken: record.broken().map(str::to_owned),
-        ..asked(request, facts, began)
+/// What became of a request that is over.
+#[derive(Clone, Debug)]
+pub(super) struct Over {
+    pub asked: Asked,
+    pub facts: Arc<Facts>,
+    pub began: SystemTime,
+    pub decision: Option<&'static str>,
+    pub policy: Option<String>,
+    pub source: Option<Source>,
+    pub status: u16,
+    pub digest: Option<Digest>,
+    pub sent: u64,
+    pub received: u64,
+    pub elapsed_ms: u64,
+    pub warnings: Vec<String>,
+    pub reason: Option<String>,
+    pub broken: Option<String>,
+}
+
+impl Tells for Over {
+    fn line(&self) -> Line {
+        Line {
+            decision: self.decision.map(str::to_owned),
+            policy: self.policy.clone(),
+            source: self.source.map(Source::as_str).map(str::to_owned),
+            status: self.status,
+            digest: self.digest.map(|digest| digest.to_string()),
+            sent_bytes: self.sent,
+            received_bytes: self.received,
+            elapsed_ms: self.elapsed_ms,
+            warnings: self.warnings.clone(),
+            reason: self.reason.clone(),
+            broken: self.broken.clone(),
+            ..asked(&self.asked, &self.facts, self.began)
+        }
     }
 }
 
@@ -112,18 +131,15 @@ pub(super) fn dry_line(request: &Asked, facts: &Facts, explained: &Explained, ge
     }
 }
 
-/// Hands a line to the journal, once the plugins in shadow mode have decided too.
-pub(super) fn note(journal: &Arc<Journal>, mut line: Line, facts: &Arc<Facts>) {
+/// Hands it to the journal, once the plugins in shadow mode have decided too.
+pub(super) fn note(journal: &Arc<Journal>, over: Over) {
+    let facts = over.facts.clone();
     match Handle::try_current() {
+        // It ends with the last of their deadlines.
         Ok(runtime) if facts.has_shadows() => {
-            let (waiting, facts) = (facts.clone(), facts.clone());
-            // It ends with the last of their deadlines.
-            journal.note_after(&runtime, async move { waiting.shadows_done().await }, move || {
-                line.decisions = facts.decided().iter().map(in_record).collect();
-                line
-            });
+            journal.note_after(&runtime, async move { facts.shadows_done().await }, Arc::new(over));
         }
-        _ => journal.note(line),
+        _ => journal.note(Arc::new(over)),
     }
 }
 
@@ -194,8 +210,7 @@ pub(super) fn decisions<B>(journal: &Journal, default: &Registry, request: &Requ
         Ok(wanted) => wanted,
         Err(reason) => return text(StatusCode::BAD_REQUEST, reason + "\n"),
     };
-    let lines: Vec<Arc<Line>> = journal.last(wanted.limit, |line| wanted.holds(line));
-    let lines: Vec<&Line> = lines.iter().map(Arc::as_ref).collect();
+    let lines = journal.last(wanted.limit, |line| wanted.holds(line));
     let mut response = Response::new(Body::bytes(serde_json::to_vec(&lines).expect("texts and numbers serialize")));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response

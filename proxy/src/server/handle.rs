@@ -6,6 +6,7 @@ use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures_util::future::Either;
 use http_body::Body;
 use hyper::header::{
     ACCEPT, ACCEPT_RANGES, ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HOST, HeaderMap,
@@ -15,6 +16,7 @@ use hyper::header::{
 use hyper::http::uri::Authority;
 use hyper::{Request, Response, StatusCode, Version};
 
+use super::again::{self, Remembering, Repeats};
 use super::connect;
 use super::error::Told;
 use super::guard::{self, Panicked};
@@ -27,7 +29,7 @@ use crate::body::Body as Sent;
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Addressing, Asked, Code, Content, Digest, Host, Method, Verb};
 use crate::plugin::Facts;
-use crate::pull::{self, Answer, Caller, Core, Live};
+use crate::pull::{self, Again, Answer, Caller, Core, Live};
 use crate::record::Journal;
 use crate::trace::Traces;
 use crate::upstream::Via;
@@ -36,7 +38,7 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const NAMESPACE: HeaderName = HeaderName::from_static("oci-namespace");
 const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest path and query together: a name has 255 bytes, a digest 135. Units: bytes.
 const TARGET_MAX: usize = 8 << 10;
 /// Media types of one request's Accept that are looked at.
@@ -48,10 +50,29 @@ pub(super) struct Answering {
     pub traces: Traces,
     pub journal: Arc<Journal>,
     pub who: Who,
+    /// Answers that may be given again.
+    pub repeats: Repeats,
+}
+
+/// Answers a request of a client: at once, where that was done before.
+pub(super) fn answered<B>(
+    answering: &Arc<Answering>,
+    peer: Arc<Peer>,
+    request: Request<B>,
+) -> impl Future<Output = Response<Watched>> + use<B>
+where
+    B: Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>> + Display,
+{
+    match again::answer(answering, &peer, &request) {
+        Some(response) => Either::Left(std::future::ready(response)),
+        // Boxed, so that a connection holds the room of a request only until its answer begins.
+        None => Either::Right(Box::pin(guarded(answering.clone(), peer, request))),
+    }
 }
 
 /// Answers a request of a client, also where answering it panics.
-pub(super) async fn guarded<B>(answering: Arc<Answering>, peer: Arc<Peer>, request: Request<B>) -> Response<Watched>
+async fn guarded<B>(answering: Arc<Answering>, peer: Arc<Peer>, request: Request<B>) -> Response<Watched>
 where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>> + Display,
@@ -70,8 +91,9 @@ where
     B: Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>> + Display,
 {
-    let Answering { core, traces, journal, who } = answering;
+    let Answering { core, traces, journal, who, .. } = answering;
     let live = core.live();
+    let remembering = Remembering::begin(answering, &live, peer, &request);
     // CONNECT has no path, but a target.
     let target = request.uri().authority().filter(|_| *request.method() == hyper::Method::CONNECT);
     let about = (request.method(), target.map_or(request.uri().path(), hyper::http::uri::Authority::as_str));
@@ -108,7 +130,6 @@ where
     };
     let (mut head, body) = response.into_parts();
     head.headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-    put(&mut head.headers, REQUEST_ID, &record.id);
     if let Some(asked) = record.asked.as_ref().filter(|asked| asked.addressing() == Addressing::Ns) {
         put(&mut head.headers, NAMESPACE, asked.place().registry.as_str());
     }
@@ -119,6 +140,13 @@ where
         }
     }
     record.status = head.status.as_u16();
+    if let (Some(remembering), Some(again)) = (remembering, head.extensions.remove::<Again>())
+        && record.status == 200
+        && let Some(over) = record.over()
+    {
+        remembering.keep(answering, &live, &head.headers, (again, over));
+    }
+    put(&mut head.headers, REQUEST_ID, &record.id);
     Response::from_parts(head, Watched::new(body, record))
 }
 
@@ -295,6 +323,9 @@ fn etag(digest: &Digest) -> String {
 
 fn response(answer: Answer, request: &HeaderMap) -> Response<Sent> {
     let mut response = Response::new(answer.body);
+    if let Some(again) = answer.again {
+        response.extensions_mut().insert(again);
+    }
     *response.status_mut() = StatusCode::from_u16(answer.status).expect("200, 206 or 416");
     let mut not_modified = false;
     let headers = response.headers_mut();

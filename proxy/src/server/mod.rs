@@ -1,6 +1,7 @@
 //! Listeners, connections, and how they end.
 
 mod admin;
+mod again;
 mod cache;
 mod connect;
 mod connection;
@@ -102,7 +103,8 @@ impl Server {
         let descriptors = (descriptors / 4 * 3).max(1);
         let ready = Arc::new(AtomicBool::new(true));
         let who = Who::new(core.live().config.plugins.state_dir.clone());
-        let answering = Arc::new(Answering { core: core.clone(), traces, journal: journal.clone(), who });
+        let (core_, journal_, repeats) = (core.clone(), journal.clone(), again::Repeats::default());
+        let answering = Arc::new(Answering { core: core_, traces, journal: journal_, who, repeats });
         let (tls, leaves) = Default::default();
         let server = Self { core, journal, answering, ready, tls, leaves, descriptors, clients, operators };
         server.show(&server.core.live().config);
@@ -132,7 +134,7 @@ impl Server {
         let most = || self.core.live().config.limits.connections.min(self.descriptors);
         let tls = || self.tls.load_full().map(|tls| TlsAcceptor::clone(&tls));
         self.accept(listener, until, &self.clients, most, tls, move |peer, request| {
-            handle::guarded(answering.clone(), peer, request)
+            handle::answered(&answering, peer, request)
         })
         .await;
     }

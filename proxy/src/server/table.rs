@@ -1,15 +1,17 @@
 //! The connections of one listener: how many there may be, and which must go first when there are too many.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 /// How long a connection that was told to go may take, before another is told.
 const GO_WAIT: Duration = Duration::from_millis(50);
+
+/// Connections that are found at once for those that come next.
+const FOUND: usize = 64;
 
 /// All connections of a listener.
 #[derive(Default)]
@@ -21,10 +23,10 @@ pub(super) struct Table {
 
 #[derive(Default)]
 struct State {
-    open: usize,
     next: u64,
-    /// Those without a request, the one that has none for longest first.
-    idle: BTreeMap<(Instant, u64), CancellationToken>,
+    places: HashMap<u64, Weak<Place>>,
+    /// Those that were idle for longest when somebody looked, the first last: they go, if they are idle still.
+    oldest: Vec<(Instant, Weak<Place>)>,
 }
 
 /// The place of one connection, until it is dropped.
@@ -32,14 +34,17 @@ pub(super) struct Place {
     table: Arc<Table>,
     id: u64,
     now: Mutex<Now>,
-    go: CancellationToken,
+    go: Notify,
 }
 
 /// What a connection does now.
+#[derive(Clone, Copy)]
 struct Now {
     requests: usize,
     /// Since there is none.
     idle_since: Instant,
+    /// It was told to go.
+    goes: bool,
 }
 
 /// A request is under way, or its answer.
@@ -65,8 +70,37 @@ impl Table {
 
     /// Ends the connection that has been idle for longest. Whether there is one.
     pub fn shed(&self) -> bool {
-        let oldest = self.lock().idle.pop_first();
-        oldest.map(|(_, go)| go.cancel()).is_some()
+        let mut looked = false;
+        loop {
+            let next = self.lock().oldest.pop();
+            match next {
+                Some((since, place)) => {
+                    if place.upgrade().is_some_and(|place| place.goes_if_idle_since(since)) {
+                        return true;
+                    }
+                }
+                // No connection does anything for this: a request costs nothing here.
+                None if looked => return false,
+                None => {
+                    looked = true;
+                    self.look();
+                }
+            }
+        }
+    }
+
+    /// Finds those that have been idle for longest.
+    fn look(&self) {
+        let places: Vec<Weak<Place>> = self.lock().places.values().cloned().collect();
+        let idle = |place: &Weak<Place>| {
+            let now = *place.upgrade()?.lock();
+            (now.requests == 0 && !now.goes).then(|| (now.idle_since, place.clone()))
+        };
+        let mut oldest: Vec<_> = places.iter().filter_map(idle).collect();
+        oldest.sort_unstable_by_key(|(since, _)| *since);
+        oldest.truncate(FOUND);
+        oldest.reverse();
+        self.lock().oldest = oldest;
     }
 
     /// Waits until a connection ends.
@@ -76,16 +110,16 @@ impl Table {
 
     fn try_enter(self: &Arc<Self>, max: usize) -> Option<Arc<Place>> {
         let mut state = self.lock();
-        if state.open >= max {
+        if state.places.len() >= max {
             return None;
         }
-        state.open += 1;
         state.next += 1;
         self.open.inc();
-        let (id, idle_since, go) = (state.next, Instant::now(), CancellationToken::new());
-        state.idle.insert((idle_since, id), go.clone());
-        let now = Mutex::new(Now { requests: 0, idle_since });
-        Some(Arc::new(Place { table: self.clone(), id, now, go }))
+        let (id, go) = (state.next, Notify::new());
+        let now = Mutex::new(Now { requests: 0, idle_since: Instant::now(), goes: false });
+        let place = Arc::new(Place { table: self.clone(), id, now, go });
+        state.places.insert(id, Arc::downgrade(&place));
+        Some(place)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -96,12 +130,7 @@ impl Table {
 impl Place {
     /// A request begins.
     pub fn begin(self: &Arc<Self>) -> Busy {
-        let mut now = self.lock();
-        now.requests += 1;
-        if now.requests == 1 {
-            self.table.lock().idle.remove(&(now.idle_since, self.id));
-        }
-        drop(now);
+        self.lock().requests += 1;
         Busy(self.clone())
     }
 
@@ -111,9 +140,30 @@ impl Place {
         (now.requests == 0).then(|| now.idle_since.elapsed())
     }
 
-    /// Waits until another needs the place.
+    /// Waits until another needs the place, and there is no request.
+    ///
+    /// # Cancel safety
+    /// Safe, for one who waits.
     pub async fn must_go(&self) {
-        self.go.cancelled().await;
+        loop {
+            self.go.notified().await;
+            let mut now = self.lock();
+            // A request may have come meanwhile: then another goes.
+            if now.requests == 0 {
+                return;
+            }
+            now.goes = false;
+        }
+    }
+
+    fn goes_if_idle_since(&self, since: Instant) -> bool {
+        let mut now = self.lock();
+        let goes = now.requests == 0 && now.idle_since == since && !now.goes;
+        if goes {
+            now.goes = true;
+            self.go.notify_one();
+        }
+        goes
     }
 
     fn lock(&self) -> MutexGuard<'_, Now> {
@@ -127,18 +177,13 @@ impl Drop for Busy {
         now.requests -= 1;
         if now.requests == 0 {
             now.idle_since = Instant::now();
-            self.0.table.lock().idle.insert((now.idle_since, self.0.id), self.0.go.clone());
         }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let idle_since = self.lock().idle_since;
-        let mut state = self.table.lock();
-        state.open -= 1;
-        state.idle.remove(&(idle_since, self.id));
-        drop(state);
+        self.table.lock().places.remove(&self.id);
         self.table.open.dec();
         self.table.freed.notify_one();
     }
@@ -159,7 +204,7 @@ mod tests {
         });
         // The first is busy: the second has to go.
         second.must_go().await;
-        assert!(!first.go.is_cancelled() && !third.go.is_cancelled());
+        assert!(!first.lock().goes && !third.lock().goes);
         drop(second);
         let fourth = waiting.await.expect("no panic");
         drop(busy);
@@ -171,8 +216,7 @@ mod tests {
         }
         assert!(!table.shed(), "nobody is idle who was not told");
         drop((first, third, fourth));
-        let state = table.lock();
-        assert_eq!((state.open, state.idle.len()), (0, 0));
+        assert_eq!(table.lock().places.len(), 0);
     }
 
     #[tokio::test]

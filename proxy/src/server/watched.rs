@@ -11,15 +11,74 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 
-use super::decisions::{line, note};
+use super::again::Repeated;
+use super::decisions::{Over, note};
 use crate::body::{Body, Short};
 use crate::config::Log;
-use crate::metrics::{Answered, Metrics, Request as RequestLabels, Written};
+use crate::metrics::{Metrics, Request as RequestLabels, Written};
 use crate::oci::{Action, Asked, Digest, Reference};
 use crate::plugin::{Facts, Identity};
 use crate::pull::Source;
 use crate::record::Journal;
 use crate::trace::{Scope, Span};
+
+/// How far an answer is.
+pub(super) struct Progress {
+    started: Instant,
+    first_byte: Option<Duration>,
+    pub sent: u64,
+    broken: Option<String>,
+    /// There is a body, and not all of it was taken.
+    unfinished: bool,
+}
+
+impl Progress {
+    pub fn begin() -> Self {
+        Self { started: Instant::now(), first_byte: None, sent: 0, broken: None, unfinished: false }
+    }
+
+    /// When the request came.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// When the first byte of the body went out. `took`: until all of it had.
+    pub fn first_byte(&self, took: Duration) -> Option<Duration> {
+        self.first_byte.or((self.sent > 0).then_some(took))
+    }
+
+    /// For how long it has been answered.
+    pub fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Why its body ended short, once it has ended.
+    pub fn broken(&self) -> Option<&str> {
+        self.broken.as_deref().or(self.unfinished.then_some("the connection ended before the body"))
+    }
+
+    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, Short>>, body: &Body) {
+        match frame {
+            Some(Ok(frame)) => {
+                // Where it is the last one too, a look at the clock is saved.
+                if self.first_byte.is_none() && !body.is_end_stream() {
+                    self.first_byte = Some(self.started.elapsed());
+                }
+                self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+                // A body whose length was promised is not asked again once it has that much.
+                if body.is_end_stream() || body.length() == Some(self.sent) {
+                    self.unfinished = false;
+                }
+            }
+            Some(Err(short)) => self.broken = Some(short.to_string()),
+            None => self.unfinished = false,
+        }
+    }
+}
 
 /// What is told of a request when it is over.
 pub(super) struct Record {
@@ -37,8 +96,7 @@ pub(super) struct Record {
     path: String,
     /// An answer to it has no body.
     bodiless: bool,
-    started: Instant,
-    first_byte: Option<Duration>,
+    progress: Progress,
     pub asked: Option<Asked>,
     pub status: u16,
     pub source: Option<Source>,
@@ -55,12 +113,8 @@ pub(super) struct Record {
     journal: Arc<Journal>,
     began: SystemTime,
     pub facts: Option<Arc<Facts>>,
-    sent: u64,
     /// Of the body of a push, as it comes. Units: bytes.
     pub received: Arc<AtomicU64>,
-    broken: Option<String>,
-    /// There is a body, and not all of it was taken.
-    unfinished: bool,
 }
 
 impl Record {
@@ -86,8 +140,7 @@ impl Record {
             method: if log { method.to_string() } else { String::new() },
             path: if log { shown(path).into_owned() } else { String::new() },
             bodiless: *method == hyper::Method::HEAD,
-            started: Instant::now(),
-            first_byte: None,
+            progress: Progress::begin(),
             asked: None,
             status: 0,
             source: None,
@@ -99,10 +152,7 @@ impl Record {
             journal: journal.clone(),
             began: SystemTime::now(),
             facts: None,
-            sent: 0,
             received: Arc::default(),
-            broken: None,
-            unfinished: false,
         }
     }
 
@@ -138,13 +188,8 @@ impl Record {
         self.journal.writes()
     }
 
-    /// Bytes of the body that went out.
-    pub fn sent(&self) -> u64 {
-        self.sent
-    }
-
     /// Bytes of the body of a push that came in.
-    pub fn received(&self) -> u64 {
+    fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
     }
 
@@ -154,14 +199,24 @@ impl Record {
         (action != Action::Pull).then(|| (action, self.received()))
     }
 
-    /// For how long it has been answered.
-    pub fn elapsed_ms(&self) -> u64 {
-        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// Why its body ended short.
-    pub fn broken(&self) -> Option<&str> {
-        self.broken.as_deref()
+    /// What became of it so far; none of what asks for nothing that a policy decides over.
+    pub fn over(&self) -> Option<Over> {
+        Some(Over {
+            asked: self.asked.clone()?,
+            facts: self.facts.clone()?,
+            began: self.began,
+            decision: self.decision,
+            policy: self.policy.clone(),
+            source: self.source,
+            status: self.status,
+            digest: self.digest,
+            sent: self.progress.sent,
+            received: self.received(),
+            elapsed_ms: self.progress.elapsed_ms(),
+            warnings: self.warnings.clone(),
+            reason: self.reason.clone(),
+            broken: self.progress.broken().map(str::to_owned),
+        })
     }
 
     /// Where what is done for it is done.
@@ -194,8 +249,11 @@ impl Record {
             }
         }
         span.word("tidegate.source", source);
-        let texts =
-            [("tidegate.policy", &self.policy), ("tidegate.reason", &self.reason), ("tidegate.broken", &self.broken)];
+        let texts = [
+            ("tidegate.policy", self.policy.as_deref()),
+            ("tidegate.reason", self.reason.as_deref()),
+            ("tidegate.broken", self.progress.broken()),
+        ];
         for (key, text) in texts {
             if let Some(text) = text {
                 span.text(key, text);
@@ -204,8 +262,8 @@ impl Record {
         if let Some(decision) = self.decision {
             span.word("tidegate.decision", decision);
         }
-        span.number("http.response.body.size", self.sent);
-        match (self.status, &self.broken) {
+        span.number("http.response.body.size", self.progress.sent);
+        match (self.status, self.progress.broken()) {
             (0, _) => return span.fail("the client went before its answer"),
             (_, Some(broken)) => span.fail(broken),
             (500.., None) => span.fail(self.reason.as_deref().unwrap_or_default()),
@@ -248,23 +306,13 @@ impl Drop for Record {
             let labels = Written { action: action.as_str(), content, status: self.status };
             self.metrics.pushes.get_or_create(&labels).inc();
         }
-        self.metrics.requests.get_or_create(&RequestLabels { content, status: self.status, source }).inc();
-        let answered = Answered { content, source };
-        self.metrics.sent_bytes.get_or_create(&answered).inc_by(self.sent);
-        self.metrics.request_seconds.observe(&answered, self.started.elapsed());
-        if let Some(first_byte) = self.first_byte {
-            self.metrics.first_byte_seconds.observe(&answered, first_byte);
-        }
-        if self.unfinished {
-            self.broken.get_or_insert_with(|| "the connection ended before the body".to_owned());
-        }
-        if let (Some(asked), Some(facts)) = (&self.asked, &self.facts)
-            && self.journal.is_on()
+        let answers = self.metrics.answers(&RequestLabels { content, status: self.status, source });
+        let took = self.progress.elapsed();
+        answers.count(self.progress.sent, took, self.progress.first_byte(took));
+        if self.journal.is_on()
+            && let Some(over) = self.over()
         {
-            note(&self.journal, line(self, self.began, asked, facts), facts);
-        }
-        if !self.log && !self.span.is_on() {
-            return;
+            note(&self.journal, over);
         }
         if self.span.is_on() {
             self.tell_trace(content, source);
@@ -272,7 +320,6 @@ impl Drop for Record {
         if !self.log {
             return;
         }
-        let elapsed_ms = self.elapsed_ms();
         // What a client sent is escaped: no line of the log is written by it.
         tracing::info!(
             request = self.id,
@@ -286,55 +333,59 @@ impl Drop for Record {
             addressing = self.asked.as_ref().map(|asked| asked.addressing().as_str()),
             status = self.status,
             source,
-            sent_bytes = self.sent,
+            sent_bytes = self.progress.sent,
             received_bytes = self.written().map(|(_, received)| received),
-            elapsed_ms,
+            elapsed_ms = self.progress.elapsed_ms(),
             decision = self.decision,
             policy = self.policy,
             reason = self.reason,
-            broken = self.broken,
+            broken = self.progress.broken(),
             "request"
         );
+    }
+}
+
+/// Who counts a body.
+enum Account {
+    /// Its request was counted before.
+    Nobody,
+    First(Box<Record>),
+    Again(Repeated),
+}
+
+impl Account {
+    fn progress(&mut self) -> Option<&mut Progress> {
+        match self {
+            Self::Nobody => None,
+            Self::First(record) => Some(&mut record.progress),
+            Self::Again(repeated) => Some(&mut repeated.progress),
+        }
     }
 }
 
 /// A body that is counted.
 pub(super) struct Watched {
     body: Body,
-    /// None: its request was counted before.
-    record: Option<Record>,
+    account: Account,
     /// Why it ends short, once that is known.
     broken: Option<Short>,
 }
 
 impl Watched {
     pub fn new(body: Body, mut record: Record) -> Self {
-        record.unfinished = !record.bodiless && !body.is_end_stream();
-        Self { body, record: Some(record), broken: None }
+        record.progress.unfinished = !record.bodiless && !body.is_end_stream();
+        Self { body, account: Account::First(Box::new(record)), broken: None }
+    }
+
+    /// The body of an answer that was given before.
+    pub fn again(body: Body, mut repeated: Repeated) -> Self {
+        repeated.progress.unfinished = !body.is_end_stream();
+        Self { body, account: Account::Again(repeated), broken: None }
     }
 
     /// A body of a request that was counted before.
     pub fn uncounted(body: Body) -> Self {
-        Self { body, record: None, broken: None }
-    }
-}
-
-impl Record {
-    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, Short>>, body: &Body) {
-        match frame {
-            Some(Ok(frame)) => {
-                if self.first_byte.is_none() {
-                    self.first_byte = Some(self.started.elapsed());
-                }
-                self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
-                // A body whose length was promised is not asked again once it has that much.
-                if body.is_end_stream() || body.length() == Some(self.sent) {
-                    self.unfinished = false;
-                }
-            }
-            Some(Err(short)) => self.broken = Some(short.to_string()),
-            None => self.unfinished = false,
-        }
+        Self { body, account: Account::Nobody, broken: None }
     }
 }
 
@@ -343,13 +394,13 @@ impl http_body::Body for Watched {
     type Error = Short;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
-        let Self { body, record, broken } = self.get_mut();
+        let Self { body, account, broken } = self.get_mut();
         if let Some(short) = broken.take() {
             return Poll::Ready(Some(Err(short)));
         }
         let frame = ready!(Pin::new(&mut *body).poll_frame(cx));
-        if let Some(record) = record {
-            record.note(frame.as_ref(), body);
+        if let Some(progress) = account.progress() {
+            progress.note(frame.as_ref(), body);
         }
         match frame {
             // An error ends the connection at once, with what was not flushed yet: a head that the client never sees

@@ -76,6 +76,11 @@ impl Traces {
         (Self { tracer: Some(provider.build().tracer("tidegate")) }, Some(delivery))
     }
 
+    /// Whether any request may have a span.
+    pub fn are_on(&self) -> bool {
+        self.tracer.is_some()
+    }
+
     /// Begins the span of a request, below the span that its header `traceparent` names. Gives the id of its trace too,
     /// where there is something to find under it, here or with the client.
     ///

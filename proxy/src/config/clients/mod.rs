@@ -65,6 +65,11 @@ impl Clients {
         }
     }
 
+    /// Whether it matters who a client is.
+    pub fn is_asked_for(&self) -> bool {
+        self.anonymous.is_some() || self.users.is_some() || self.certificates.is_some()
+    }
+
     /// Whether it is believed what this address says of its clients.
     pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
         contains(&self.trusted_proxies, address)

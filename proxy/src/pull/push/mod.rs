@@ -300,7 +300,7 @@ impl Pushing {
         if said.status.is_success() {
             self.wrote(place);
             if let Some(media_type) = media_type.filter(|_| told && digest.matches(&bytes)) {
-                cache.put_manifest(place, &Manifest { digest, media_type, bytes }).await;
+                cache.put_manifest(place, &Manifest { digest, media_type, bytes, ticket: None }).await;
             }
         }
         self.done(&said, Some(if told { format!("manifests/{digest}") } else { resource }))

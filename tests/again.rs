@@ -1,0 +1,141 @@
+//! Answers that are given again: as long as nothing has changed that they depend on, and not once longer.
+
+use serde_json::Value;
+use tidegate_tests::eventually;
+use tidegate_tests::fake::Fake;
+use tidegate_tests::image::Image;
+use tidegate_tests::proxy::Proxy;
+use tidegate_tests::site::Site;
+
+use crate::{APP, assert_whole, fake_with_app};
+
+const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// How many requests were answered as the same one was before.
+fn repeated(proxy: &Proxy) -> u64 {
+    let text = proxy.admin("/metrics").text();
+    let line = text.lines().find(|line| line.starts_with("tidegate_repeated_requests_total "));
+    line.expect("the metric").rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+/// A mirror that keeps what it has read for as long as a test takes.
+fn site(fake: &Fake) -> Site {
+    Site::of(&fake.url()).cache("recheck = \"10m\"")
+}
+
+/// Asks until the answer is one that was given before: the first brings it, the second finds it in the cache.
+fn warm_up(proxy: &Proxy, image: &Image) {
+    for _ in 0..3 {
+        assert_whole(&proxy.get(APP).field("Accept", ACCEPT).fetch(), &image.digest());
+    }
+    assert!(repeated(proxy) > 0, "nothing was given again");
+}
+
+#[test]
+fn the_same_request_gets_the_same_answer_and_each_is_told() {
+    let (fake, image) = fake_with_app();
+    let proxy = site(&fake).log("access = true").top("[decisions]\nkeep = 100").start();
+    warm_up(&proxy, &image);
+    let before = repeated(&proxy);
+    let since = proxy.mark();
+    let first = proxy.get(APP).field("Accept", ACCEPT).field("User-Agent", "one/1").fetch();
+    let second = proxy.get(APP).field("Accept", ACCEPT).field("User-Agent", "two/2").fetch();
+    assert_eq!(repeated(&proxy), before + 2);
+    for answer in [&first, &second] {
+        assert_whole(answer, &image.digest());
+        assert_eq!(answer.fields.get("docker-content-digest"), Some(&*image.digest()));
+        assert_eq!(answer.fields.get("content-type"), Some(ACCEPT));
+    }
+    let id = |answer: &tidegate_tests::http::Answer| answer.fields.get("x-request-id").expect("an id").to_owned();
+    assert_ne!(id(&first), id(&second));
+    // Each has its own line, in the log and in the record.
+    let lines: Vec<Value> = serde_json::from_str(&proxy.admin("/decisions").text()).unwrap();
+    for (answer, agent) in [(&first, "one/1"), (&second, "two/2")] {
+        let line = lines.iter().find(|line| line["request"] == id(answer)).expect("a line");
+        assert_eq!((line["user_agent"].as_str(), line["decision"].as_str()), (Some(agent), Some("allow")));
+        assert_eq!((line["source"].as_str(), line["status"].as_u64()), (Some("cache"), Some(200)));
+        assert_eq!(line["sent_bytes"].as_u64(), Some(answer.body.len() as u64));
+        let event = proxy.wait(since, "request", &[("request", &id(answer))]);
+        assert_eq!(
+            (event.field("pull"), event.field("source")),
+            ("docker.io/library/app:1".to_owned(), "cache".to_owned())
+        );
+    }
+    let asked = fake.seen().len();
+    assert_whole(&proxy.get(APP).field("Accept", ACCEPT).fetch(), &image.digest());
+    assert_eq!(fake.seen().len(), asked);
+}
+
+#[test]
+fn another_request_gets_its_own_answer() {
+    let (fake, image) = fake_with_app();
+    let proxy = site(&fake).start();
+    warm_up(&proxy, &image);
+    let blob = format!("/v2/library/app/blobs/{}", image.layer_digest(0));
+    for _ in 0..3 {
+        assert_whole(&proxy.get(&blob).fetch(), &image.layer_digest(0));
+    }
+    for _ in 0..2 {
+        let head = proxy.head(APP).field("Accept", ACCEPT).fetch();
+        assert_eq!((head.status, head.body.len()), (200, 0));
+        assert_eq!(head.fields.get("docker-content-digest"), Some(&*image.digest()));
+        let part = proxy.get(&blob).field("Range", "bytes=1-3").fetch();
+        assert_eq!((part.status, part.body.len()), (206, 3));
+        let etag = format!("\"{}\"", image.digest());
+        assert_eq!(proxy.get(APP).field("Accept", ACCEPT).field("If-None-Match", &etag).fetch().status, 304);
+        assert_eq!(proxy.get("/v2/library/app/manifests/2").field("Accept", ACCEPT).fetch().status, 404);
+        assert_eq!(proxy.get("/v2/library/other/manifests/1").field("Accept", ACCEPT).fetch().status, 404);
+        assert_eq!(proxy.get(&format!("{APP}?ns=quay.io")).field("Accept", ACCEPT).fetch().status, 502);
+        assert_whole(&proxy.get(APP).field("Accept", "*/*").fetch(), &image.digest());
+    }
+}
+
+#[test]
+fn what_leaves_the_cache_or_moves_is_not_given_again() {
+    let (fake, image) = fake_with_app();
+    let proxy = site(&fake).with_fixed_ports().start();
+    warm_up(&proxy, &image);
+    let blob = format!("/v2/library/app/blobs/{}", image.layer_digest(0));
+    for _ in 0..3 {
+        assert_whole(&proxy.get(&blob).fetch(), &image.layer_digest(0));
+    }
+    let asked = fake.count("GET", &blob);
+    let removed = proxy.site().run_as_is(&["cache", "rm", "docker.io/library/app:1"]);
+    assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
+    fake.stop();
+    assert_eq!(proxy.get(APP).field("Accept", ACCEPT).fetch().status, 502);
+    assert_eq!(proxy.get(&blob).fetch().status, 502);
+    fake.restart();
+    warm_up(&proxy, &image);
+    assert_whole(&proxy.get(&blob).fetch(), &image.layer_digest(0));
+    assert_eq!(fake.count("GET", &blob), asked + 1);
+    let path = proxy.site().blob_path(&image.layer_digest(0));
+    eventually("the blob is cached", || path.exists());
+    // A file that is written behind our back is not served as it is, whatever was read before.
+    assert_whole(&proxy.get(&blob).fetch(), &image.layer_digest(0));
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[0] ^= 1;
+    std::fs::write(&path, &bytes).unwrap();
+    assert_whole(&proxy.get(&blob).fetch(), &image.layer_digest(0));
+    assert_eq!(fake.count("GET", &blob), asked + 2);
+}
+
+#[test]
+fn a_tag_is_not_given_again_after_its_time() {
+    let (fake, image) = fake_with_app();
+    let proxy = Site::of(&fake.url()).cache("recheck = \"10m\"\ntag_ttl = \"0s\"").start();
+    let ask = || proxy.get(APP).field("Accept", ACCEPT).fetch();
+    for _ in 0..3 {
+        assert_whole(&ask(), &image.digest());
+    }
+    let other = Image::small("other");
+    fake.put_image(&other, "library/app:1");
+    assert_whole(&ask(), &other.digest());
+    assert_eq!(repeated(&proxy), 0);
+    // By digest there is no time.
+    let by_digest = format!("/v2/library/app/manifests/{}", other.digest());
+    for _ in 0..3 {
+        assert_whole(&proxy.get(&by_digest).fetch(), &other.digest());
+    }
+    assert!(repeated(&proxy) > 0);
+}
