@@ -24,7 +24,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 pub use fill::{FillEnd, FillError, Head, Leader, Role, Writer};
@@ -33,12 +32,12 @@ pub use remove::{Removed, Target};
 pub use store::{Link, OpenError, TagEntry};
 pub use survey::{Count, Image, Survey, Wrong};
 
-use crate::body::{Chunks, Short};
+use crate::body::{Outlet, Pieces};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::{self, Negotiated};
 use crate::oci::{Digest, Place, Tag};
-use chunk::read_file;
+use chunk::{Chunker, read_file};
 use fill::Fills;
 use fingerprint::Fingerprint;
 use store::{Found, Store};
@@ -121,20 +120,10 @@ pub struct Blob {
 }
 
 impl Blob {
-    /// Reads from `start` to before `end`. Where the file was written meanwhile, it ends short of the last bytes.
-    pub fn read(&self, start: u64, end: u64) -> Chunks {
-        let (file, verified) = (self.file.clone(), self.verified);
-        let chunks = read_file(file.clone(), start, end);
-        let mut at = start;
-        Box::pin(chunks.map(move |chunk| {
-            let chunk = chunk?;
-            at += chunk.len() as u64;
-            // Its ctime changes also when it is dropped or replaced, which harms nobody who reads it.
-            let unchanged = || {
-                Fingerprint::of(&file).is_ok_and(|now| (now.mtime_ns, now.size) == (verified.mtime_ns, verified.size))
-            };
-            if at < end || unchanged() { Ok(chunk) } else { Err(Short("the cached file was changed".to_owned())) }
-        }))
+    /// Reads from `start` to before `end`, by way of `outlet` where there is one. Where the file was written meanwhile,
+    /// it ends short of the last bytes.
+    pub fn read(&self, start: u64, end: u64, outlet: Option<Arc<Outlet>>) -> Pieces {
+        read_file(Chunker::new(self.file.clone(), outlet), self.verified, start, end)
     }
 }
 

@@ -11,7 +11,7 @@ use super::flights::Lost;
 use super::reader::Reader;
 use super::routed::Routed;
 use super::{Answer, Source};
-use crate::body::{Body, Chunks, Multipart, Part, parse_range};
+use crate::body::{Body, Multipart, Part, Pieces, parse_range};
 use crate::cache::{FillEnd, Link, Role};
 use crate::oci::{Attempt, Digest, Failure, Method, Place};
 use crate::trace;
@@ -74,8 +74,8 @@ impl Routed {
                     let (routed, size) = (self.clone(), head.size);
                     let media_type = head.media_type.clone();
                     return Ok(self.answer(digest, media_type, size, Source::Fill, move |start, end| {
-                        let reading = follower.clone().reading(start, end);
-                        Reader::new(routed.clone(), digest, head.clone(), reading, end).chunks()
+                        let reading = follower.clone().reading(start, end, routed.caller().outlet.clone());
+                        Reader::new(routed.clone(), digest, head.clone(), reading, end).pieces()
                     }));
                 }
                 (Err(_), Some(told)) => {
@@ -100,7 +100,8 @@ impl Routed {
         for place in self.places() {
             if let Some(blob) = self.core().cache.blob(place, digest).await {
                 let (media_type, size) = (blob.media_type.clone(), blob.size);
-                let read = move |start, end: Option<u64>| blob.read(start, end.unwrap_or(size));
+                let outlet = self.caller().outlet.clone();
+                let read = move |start, end: Option<u64>| blob.read(start, end.unwrap_or(size), outlet.clone());
                 return Some(self.answer(digest, media_type, Some(size), Source::Cache, read));
             }
         }
@@ -163,7 +164,7 @@ impl Routed {
         media_type: String,
         size: Option<u64>,
         source: Source,
-        mut read: impl FnMut(u64, Option<u64>) -> Chunks + Send + 'static,
+        mut read: impl FnMut(u64, Option<u64>) -> Pieces + Send + 'static,
     ) -> Answer {
         let method = self.pull().method;
         // A range is one of GET only (RFC 9110, section 14.2).
@@ -202,8 +203,8 @@ impl Routed {
                 answer.status = 206;
                 answer.length = Some(multipart.length);
                 answer.media_type.clone_from(&multipart.media_type);
-                let chunks = multipart.chunks(move |start, end| read(start, Some(end)));
-                answer.body = Body::stream(chunks, answer.length);
+                let pieces = multipart.pieces(move |start, end| read(start, Some(end)));
+                answer.body = Body::stream(pieces, answer.length);
             }
         }
         answer
@@ -220,6 +221,6 @@ pub(super) fn media_type(answer: &upstream::Answer) -> String {
     answer.header("content-type").unwrap_or(OCTETS).to_owned()
 }
 
-fn empty() -> Chunks {
+fn empty() -> Pieces {
     Box::pin(futures_util::stream::empty())
 }

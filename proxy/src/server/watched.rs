@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
+use bytes::Buf;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::decisions::{line, note};
-use crate::body::{Body, Short};
+use crate::body::{Body, Piece, Short};
 use crate::config::Log;
 use crate::metrics::{Answered, Metrics, Request as RequestLabels, Written};
 use crate::oci::{Action, Asked, Digest, Reference};
@@ -320,13 +320,13 @@ impl Watched {
 }
 
 impl Record {
-    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, Short>>, body: &Body) {
+    fn note(&mut self, frame: Option<&Result<Frame<Piece>, Short>>, body: &Body) {
         match frame {
             Some(Ok(frame)) => {
                 if self.first_byte.is_none() {
                     self.first_byte = Some(self.started.elapsed());
                 }
-                self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.sent += frame.data_ref().map_or(0, Buf::remaining) as u64;
                 // A body whose length was promised is not asked again once it has that much.
                 if body.is_end_stream() || body.length() == Some(self.sent) {
                     self.unfinished = false;
@@ -339,10 +339,10 @@ impl Record {
 }
 
 impl http_body::Body for Watched {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Short;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Short>>> {
         let Self { body, record, broken } = self.get_mut();
         if let Some(short) = broken.take() {
             return Poll::Ready(Some(Err(short)));
