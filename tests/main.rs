@@ -22,6 +22,7 @@ mod disk;
 mod endurance;
 mod eviction;
 mod faults;
+mod files;
 mod freshness;
 mod gatekeeper;
 mod import;

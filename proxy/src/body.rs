@@ -1,5 +1,7 @@
 //! The one body of an answer, the adapter that verifies a stream, and ranges.
 
+mod outlet;
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -7,6 +9,8 @@ use bytes::Bytes;
 use futures_util::stream::{Stream, StreamExt, try_unfold};
 use http_body::{Frame, SizeHint};
 use http_range_header::{EndPosition, StartPosition};
+
+pub use outlet::{Due, FILE_PIECE_MAX, FilePiece, Outlet, Piece};
 
 use crate::oci::Digest;
 
@@ -18,6 +22,9 @@ pub struct Short(pub String);
 /// A stream of the bytes of a body.
 pub type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, Short>> + Send>>;
 
+/// A stream of the pieces of a body to a client.
+pub type Pieces = Pin<Box<dyn Stream<Item = Result<Piece, Short>> + Send>>;
+
 /// The body of an answer to a client.
 pub struct Body {
     kind: Kind,
@@ -26,7 +33,7 @@ pub struct Body {
 
 enum Kind {
     Whole(Option<Bytes>),
-    Stream(Chunks),
+    Stream(Pieces),
 }
 
 impl Body {
@@ -42,8 +49,8 @@ impl Body {
     }
 
     /// A body that comes as it is read; `length` where it is known.
-    pub fn stream(chunks: Chunks, length: Option<u64>) -> Self {
-        Self { kind: Kind::Stream(chunks), length }
+    pub fn stream(pieces: Pieces, length: Option<u64>) -> Self {
+        Self { kind: Kind::Stream(pieces), length }
     }
 
     /// Its length, where it is known. Units: bytes.
@@ -53,13 +60,13 @@ impl Body {
 }
 
 impl http_body::Body for Body {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Short;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Short>>> {
         match &mut self.kind {
-            Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Stream(chunks) => chunks.as_mut().poll_next(cx).map_ok(Frame::data),
+            Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes.into())))),
+            Kind::Stream(pieces) => pieces.as_mut().poll_next(cx).map_ok(Frame::data),
         }
     }
 
@@ -197,12 +204,12 @@ impl Multipart {
     }
 
     /// The body; `read` gives the bytes from one offset to before another.
-    pub fn chunks(self, mut read: impl FnMut(u64, u64) -> Chunks + Send + 'static) -> Chunks {
+    pub fn pieces(self, mut read: impl FnMut(u64, u64) -> Pieces + Send + 'static) -> Pieces {
         let parts = self.heads.into_iter().map(move |(head, (start, end))| {
-            let head = futures_util::stream::once(std::future::ready(Ok(head)));
+            let head = futures_util::stream::once(std::future::ready(Ok(head.into())));
             head.chain(read(start, end))
         });
-        let tail = futures_util::stream::once(std::future::ready(Ok(self.tail)));
+        let tail = futures_util::stream::once(std::future::ready(Ok(self.tail.into())));
         let mut broken = false;
         // Behind a part that broke nothing comes that could make the body look whole.
         let all = futures_util::stream::iter(parts).flatten().chain(tail).take_while(move |chunk| {
@@ -216,6 +223,8 @@ impl Multipart {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Buf;
+
     use super::*;
 
     #[test]
@@ -258,21 +267,21 @@ mod tests {
         let multipart = Multipart::new(&[(8, 10), (0, 2)], 10, "text/plain", "B");
         assert_eq!(multipart.media_type, "multipart/byteranges; boundary=B");
         let length = multipart.length;
-        let read = |start: u64, end: u64| -> Chunks {
+        let read = |start: u64, end: u64| -> Pieces {
             let bytes = &content[usize::try_from(start).expect("small")..usize::try_from(end).expect("small")];
-            Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(bytes))]))
+            Box::pin(futures_util::stream::iter([Ok(Bytes::from_static(bytes).into())]))
         };
-        let chunks: Vec<_> = multipart.chunks(read).collect().await;
-        let body = chunks.into_iter().map(|chunk| chunk.expect("whole")).collect::<Vec<_>>().concat();
+        let pieces: Vec<_> = multipart.pieces(read).collect().await;
+        let body = pieces.into_iter().map(|piece| piece.expect("whole").chunk().to_vec()).collect::<Vec<_>>().concat();
         assert_eq!(body.len() as u64, length);
         let right = "--B\r\nContent-Type: text/plain\r\nContent-Range: bytes 8-9/10\r\n\r\n89\r\n\
                      --B\r\nContent-Type: text/plain\r\nContent-Range: bytes 0-1/10\r\n\r\n01\r\n--B--\r\n";
         assert_eq!(String::from_utf8(body).expect("text"), right);
 
         let multipart = Multipart::new(&[(0, 1), (2, 3)], 10, "text/plain", "B");
-        let broken = |_, _| -> Chunks { Box::pin(futures_util::stream::iter([Err(Short("gone".to_owned()))])) };
-        let chunks: Vec<_> = multipart.chunks(broken).collect().await;
-        assert!(chunks.len() == 2 && chunks[1].is_err(), "nothing comes behind what broke");
+        let broken = |_, _| -> Pieces { Box::pin(futures_util::stream::iter([Err(Short("gone".to_owned()))])) };
+        let pieces: Vec<_> = multipart.pieces(broken).collect().await;
+        assert!(pieces.len() == 2 && pieces[1].is_err(), "nothing comes behind what broke");
     }
 
     #[tokio::test]

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::Buf;
 use futures_util::stream::try_unfold;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::chunk::Chunker;
 use super::fill::{FillEnd, Head, Progress, State};
-use crate::body::{Chunks, Short};
+use crate::body::{Outlet, Piece, Pieces, Short};
 use crate::oci::Digest;
 
 /// A blob up to this size is small: configurations, signatures, and pages of error. Units: bytes.
@@ -84,16 +84,16 @@ impl Follower {
         }
     }
 
-    /// A reader from `start` to before `end` (none: to the end).
-    pub fn reading(self, start: u64, end: Option<u64>) -> Reading {
-        Reading { follower: self, chunker: None, taken: false, at: start, end }
+    /// A reader from `start` to before `end` (none: to the end), by way of `outlet` where there is one.
+    pub fn reading(self, start: u64, end: Option<u64>, outlet: Option<Arc<Outlet>>) -> Reading {
+        Reading { follower: self, outlet, chunker: None, taken: false, at: start, end }
     }
 
     /// Reads from `start` to before `end` (none: to the end), as the bytes come.
-    pub fn read(self, start: u64, end: Option<u64>) -> Chunks {
-        let reading = self.reading(start, end);
+    pub fn read(self, start: u64, end: Option<u64>) -> Pieces {
+        let reading = self.reading(start, end, None);
         Box::pin(try_unfold(reading, |mut reading| async move {
-            Ok(reading.next().await.map_err(Short::from)?.map(|chunk| (chunk, reading)))
+            Ok(reading.next().await.map_err(Short::from)?.map(|piece| (piece, reading)))
         }))
     }
 }
@@ -101,6 +101,7 @@ impl Follower {
 /// A reader on its way through a growing file.
 pub struct Reading {
     follower: Follower,
+    outlet: Option<Arc<Outlet>>,
     /// Reads the file that it began with.
     chunker: Option<Chunker>,
     /// Whether bytes of that file are out.
@@ -173,7 +174,7 @@ impl Reading {
     ///
     /// # Cancel safety
     /// Safe: nothing is lost.
-    pub async fn next(&mut self) -> Result<Option<Bytes>, Lost> {
+    pub async fn next(&mut self) -> Result<Option<Piece>, Lost> {
         let short = |reason: &str| Err(Lost::Short(Short(format!("{}: {reason}", self.follower.digest))));
         loop {
             let (available, state) = {
@@ -183,19 +184,19 @@ impl Reading {
                         if self.taken {
                             return short("the first source sent wrong bytes");
                         }
-                        self.chunker = Some(Chunker::new(file.clone()));
+                        self.chunker = Some(Chunker::new(file.clone(), self.outlet.clone()));
                     }
-                    (None, Some(file)) => self.chunker = Some(Chunker::new(file.clone())),
+                    (None, Some(file)) => self.chunker = Some(Chunker::new(file.clone(), self.outlet.clone())),
                     _ => {}
                 }
                 (progress.available, progress.state.clone())
             };
             let until = self.end.map_or(available, |end| end.min(available));
             if let Some(chunker) = self.chunker.as_mut().filter(|_| self.at < until) {
-                let chunk = chunker.read(self.at, until).await.map_err(Lost::Short)?;
+                let piece = chunker.next(self.at, until).await.map_err(Lost::Short)?;
                 self.taken = true;
-                self.at += chunk.len() as u64;
-                return Ok(Some(chunk));
+                self.at += piece.remaining() as u64;
+                return Ok(Some(piece));
             }
             if self.end.is_some_and(|end| self.at >= end) {
                 return Ok(None);
@@ -219,9 +220,9 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in crate::cache) async fn collect(chunks: Chunks) -> (Vec<u8>, bool) {
-        let chunks: Vec<_> = chunks.collect().await;
-        let whole = chunks.iter().all(Result::is_ok);
-        (chunks.into_iter().flatten().flatten().collect(), whole)
+    pub(in crate::cache) async fn collect(pieces: Pieces) -> (Vec<u8>, bool) {
+        let pieces: Vec<_> = pieces.collect().await;
+        let whole = pieces.iter().all(Result::is_ok);
+        (pieces.into_iter().flatten().flat_map(|piece| piece.chunk().to_vec()).collect(), whole)
     }
 }

@@ -25,7 +25,6 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 pub use fill::{FillEnd, FillError, Head, Leader, Role, Writer};
@@ -35,12 +34,12 @@ pub use remove::{Removed, Target};
 pub use store::{Link, OpenError, TagEntry};
 pub use survey::{Count, Image, Survey, Wrong};
 
-use crate::body::{Body, Chunks, Short};
+use crate::body::{Body, Outlet, Pieces};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::{self, Negotiated};
 use crate::oci::{Digest, Place, Tag};
-use chunk::read_file;
+use chunk::{Chunker, read_file};
 use fill::Fills;
 use fingerprint::Fingerprint;
 use store::{Found, Store};
@@ -132,25 +131,15 @@ impl Blob {
         Fingerprint::of(&self.file).is_ok_and(|now| now == self.verified)
     }
 
-    /// All of it.
-    pub fn body(&self) -> Body {
-        Body::stream(self.read(0, self.size), Some(self.size))
+    /// All of it, by way of `outlet` where there is one.
+    pub fn body(&self, outlet: Option<Arc<Outlet>>) -> Body {
+        Body::stream(self.read(0, self.size, outlet), Some(self.size))
     }
 
-    /// Reads from `start` to before `end`. Where the file was written meanwhile, it ends short of the last bytes.
-    pub fn read(&self, start: u64, end: u64) -> Chunks {
-        let (file, verified) = (self.file.clone(), self.verified);
-        let chunks = read_file(file.clone(), start, end);
-        let mut at = start;
-        Box::pin(chunks.map(move |chunk| {
-            let chunk = chunk?;
-            at += chunk.len() as u64;
-            // Its ctime changes also when it is dropped or replaced, which harms nobody who reads it.
-            let unchanged = || {
-                Fingerprint::of(&file).is_ok_and(|now| (now.mtime_ns, now.size) == (verified.mtime_ns, verified.size))
-            };
-            if at < end || unchanged() { Ok(chunk) } else { Err(Short("the cached file was changed".to_owned())) }
-        }))
+    /// Reads from `start` to before `end`, by way of `outlet` where there is one. Where the file was written meanwhile,
+    /// it ends short of the last bytes.
+    pub fn read(&self, start: u64, end: u64, outlet: Option<Arc<Outlet>>) -> Pieces {
+        read_file(Chunker::new(self.file.clone(), outlet), self.verified, start, end)
     }
 }
 

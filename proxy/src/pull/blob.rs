@@ -13,7 +13,7 @@ use super::manifest::LONG;
 use super::reader::Reader;
 use super::routed::Routed;
 use super::{Again, Answer, Source};
-use crate::body::{Body, Chunks, Multipart, Part, parse_range};
+use crate::body::{Body, Multipart, Part, Pieces, parse_range};
 use crate::cache::{FillEnd, Link, Role, Ticket};
 use crate::oci::{Attempt, Digest, Failure, Method, Place};
 use crate::trace;
@@ -76,8 +76,8 @@ impl Routed {
                     let (routed, size) = (self.clone(), head.size);
                     let media_type = head.media_type.clone();
                     return Ok(self.answer(digest, media_type, size, Source::Fill, move |start, end| {
-                        let reading = follower.clone().reading(start, end);
-                        Reader::new(routed.clone(), digest, head.clone(), reading, end).chunks()
+                        let reading = follower.clone().reading(start, end, routed.caller().outlet.clone());
+                        Reader::new(routed.clone(), digest, head.clone(), reading, end).pieces()
                     }));
                 }
                 (Err(_), Some(told)) => {
@@ -102,8 +102,8 @@ impl Routed {
         for place in self.places() {
             if let Some(blob) = self.core().cache.blob(place, digest).await {
                 let (media_type, size) = (blob.media_type.clone(), blob.size);
-                let held = blob.ticket.as_ref().map(Ticket::held);
-                let read = move |start, end: Option<u64>| blob.read(start, end.unwrap_or(size));
+                let (held, outlet) = (blob.ticket.as_ref().map(Ticket::held), self.caller().outlet.clone());
+                let read = move |start, end: Option<u64>| blob.read(start, end.unwrap_or(size), outlet.clone());
                 let mut answer = self.answer(digest, media_type, Some(size), Source::Cache, read);
                 answer.again = held.map(|held| Again { held, until: Instant::now() + LONG });
                 return Some(answer);
@@ -168,7 +168,7 @@ impl Routed {
         media_type: String,
         size: Option<u64>,
         source: Source,
-        mut read: impl FnMut(u64, Option<u64>) -> Chunks + Send + 'static,
+        mut read: impl FnMut(u64, Option<u64>) -> Pieces + Send + 'static,
     ) -> Answer {
         let method = self.pull().method;
         // A range is one of GET only (RFC 9110, section 14.2).
@@ -208,8 +208,8 @@ impl Routed {
                 answer.status = 206;
                 answer.length = Some(multipart.length);
                 answer.media_type.clone_from(&multipart.media_type);
-                let chunks = multipart.chunks(move |start, end| read(start, Some(end)));
-                answer.body = Body::stream(chunks, answer.length);
+                let pieces = multipart.pieces(move |start, end| read(start, Some(end)));
+                answer.body = Body::stream(pieces, answer.length);
             }
         }
         answer
@@ -226,6 +226,6 @@ pub(super) fn media_type(answer: &upstream::Answer) -> String {
     answer.header("content-type").unwrap_or(OCTETS).to_owned()
 }
 
-fn empty() -> Chunks {
+fn empty() -> Pieces {
     Box::pin(futures_util::stream::empty())
 }

@@ -37,7 +37,7 @@ pub use explain::{Explained, explain};
 pub use listing::rewrite_link;
 pub use push::{Offered, Written, push};
 
-use crate::body::Body;
+use crate::body::{Body, Outlet};
 use crate::cache::{Cache, Held, Link, Manifest};
 use crate::config::Config;
 use crate::metrics::Metrics;
@@ -118,6 +118,8 @@ pub struct Caller {
     pub query: String,
     /// The mirrors that the request has come through.
     pub via: Via,
+    /// Where files go straight to its connection; none: they are read for it.
+    pub outlet: Option<Arc<Outlet>>,
 }
 
 impl Caller {

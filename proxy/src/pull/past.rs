@@ -17,7 +17,7 @@ use super::error::{Cause, Error, story};
 use super::routed::Routed;
 use super::transfer::resumes_at;
 use super::{Answer, Source};
-use crate::body::{Body, Chunks, Short};
+use crate::body::{Body, Chunks, Piece, Short};
 use crate::cache::Reading;
 use crate::oci::digest::Hasher;
 use crate::oci::{Candidate, Digest, Failure, Method};
@@ -81,7 +81,7 @@ impl Routed {
             length: size,
             content_range: None,
             headers: Vec::new(),
-            body: Body::stream(past.chunks(Some(begun), None), size),
+            body: Body::stream(Box::pin(past.chunks(Some(begun), None).map(|chunk| chunk.map(Piece::from))), size),
             source: Source::Upstream,
             again: None,
         })

@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::attempts::{Wanted, fetch_once};
 use super::past::Past;
 use super::routed::Routed;
-use crate::body::{Chunks, Short};
+use crate::body::{Chunks, Piece, Pieces, Short};
 use crate::cache::{FillEnd, Head, Lost, Reading};
 use crate::oci::{Candidate, Digest, Method};
 use crate::upstream::Received;
@@ -45,26 +45,26 @@ impl Reader {
         Self { routed, digest, head, reading, end, beside: Beside::Unknown, past: None }
     }
 
-    pub fn chunks(self) -> Chunks {
+    pub fn pieces(self) -> Pieces {
         Box::pin(try_unfold(self, |mut reader| async move {
-            Ok(Box::pin(reader.next()).await?.map(|chunk| (chunk, reader)))
+            Ok(Box::pin(reader.next()).await?.map(|piece| (piece, reader)))
         }))
     }
 
-    async fn next(&mut self) -> Result<Option<Bytes>, Short> {
+    async fn next(&mut self) -> Result<Option<Piece>, Short> {
         if let Some(past) = &mut self.past {
-            return past.next().await.transpose();
+            return Ok(past.next().await.transpose()?.map(Piece::from));
         }
         if matches!(self.beside, Beside::Unknown) {
             self.beside = self.look_ahead().await;
         }
         if let Some(chunk) = self.take_beside().await {
-            return Ok(Some(chunk));
+            return Ok(Some(chunk.into()));
         }
         match self.reading.next().await {
             Err(Lost::Ended(FillEnd::Disk)) => {
                 let past = Past::go_on(&self.routed, self.digest, &mut self.reading, self.head.size, self.end)?;
-                self.past.insert(past).next().await.transpose()
+                Ok(self.past.insert(past).next().await.transpose()?.map(Piece::from))
             }
             other => Ok(other?),
         }

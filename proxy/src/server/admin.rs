@@ -129,6 +129,7 @@ pub async fn explain(core: &Arc<Core>, pull: Pull, supposed: Supposed) -> Explan
         range: None,
         query: String::new(),
         via,
+        outlet: None,
     };
     let (asked, facts) = (pull.clone(), caller.facts.clone());
     let explained = pull::explain(core, &live, pull, caller).await;

@@ -245,7 +245,7 @@ pub(super) fn answer<B>(answering: &Answering, peer: &Peer, request: &Request<B>
     let body = match given.again.held.content(progress.started())? {
         _ if given.wished.head => Body::empty(),
         Content::Manifest(bytes) => Body::bytes(bytes),
-        Content::Blob(blob) => blob.body(),
+        Content::Blob(blob) => blob.body(peer.outlet.clone()),
     };
     let (id, mut head) = (next_id(), given.head.clone());
     let id = HeaderValue::try_from(id).ok()?;

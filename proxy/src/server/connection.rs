@@ -32,6 +32,7 @@ use super::sending::{Sending, Streams};
 use super::table::Place;
 use super::tunnel::{Leads, Led, Onward};
 use super::who;
+use crate::body::{Outlet, Piece};
 use crate::config::{AddressFrom, Clients, Limits};
 use crate::oci::Host;
 
@@ -99,7 +100,7 @@ pub(super) async fn serve<H, F, B>(stream: TcpStream, terms: Terms, handle: H)
 where
     H: Fn(Arc<Peer>, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+    B: Body<Data = Piece, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let _ = stream.set_nodelay(true);
     let mut opened = begin(open(stream, &terms), &terms).await;
@@ -148,9 +149,10 @@ async fn speak<H, F, B>(opened: Opened, terms: &Terms, handle: H) -> Option<(Onw
 where
     H: Fn(Arc<Peer>, Request<Incoming>) -> F + Clone + Send + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
-    B: Body<Data = Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+    B: Body<Data = Piece, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
 {
     let Opened { peer, carrier, prefix, speaks } = opened;
+    let outlet = peer.outlet.clone();
     let (requests, led) = (peer.requests.clone(), Led::default());
     let (place, counted, leads) = (terms.place.clone(), requests.clone(), led.clone());
     let service = service_fn(move |mut request| {
@@ -167,7 +169,7 @@ where
             Ok::<_, Infallible>(Response::from_parts(head, Sending::new(body, busy, promised)))
         }
     });
-    let stream = Patient::new(carrier, prefix, terms.limits.write_stall, terms.drain.clone());
+    let stream = Patient::new(carrier, prefix, terms.limits.write_stall, terms.drain.clone()).with_outlet(outlet);
     let ended = match speaks {
         Speaks::Http1 => {
             let connection = http1::Builder::new()
@@ -258,7 +260,7 @@ fn agreed(tls: &rustls::ServerConnection) -> Speaks {
     }
 }
 
-async fn open_plain(mut stream: TcpStream, peer: Peer) -> io::Result<Opened> {
+async fn open_plain(mut stream: TcpStream, mut peer: Peer) -> io::Result<Opened> {
     let mut prefix = BytesMut::with_capacity(PREFACE.len());
     while prefix.len() < PREFACE.len() && PREFACE.starts_with(&prefix) {
         // Not more than the preface: what follows it belongs to whoever reads the connection.
@@ -273,6 +275,9 @@ async fn open_plain(mut stream: TcpStream, peer: Peer) -> io::Result<Opened> {
         Some(_) => {}
     }
     let speaks = if prefix == PREFACE { Speaks::Http2 } else { Speaks::Http1 };
+    if matches!(speaks, Speaks::Http1) {
+        peer.outlet = Some(Arc::new(Outlet::default()));
+    }
     Ok(Opened { peer: Arc::new(peer), carrier: Carrier::Plain(stream), prefix: prefix.freeze(), speaks })
 }
 

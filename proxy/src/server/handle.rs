@@ -215,7 +215,7 @@ async fn answer<B: Body<Data = Bytes, Error: Display> + Send + 'static>(
     // A loop ends here, before it takes anything: the mirror that asks is told, and its client by that one.
     let via = Via::parse(headers.get_all(VIA).iter().filter_map(|value| value.to_str().ok()))
         .map_err(|found| Told::new(508, Code::Unsupported, found.to_string()))?;
-    let caller = Caller { via, ..caller(live, record, &known, headers, (&asked, query)) };
+    let caller = Caller { via, outlet: peer.outlet.clone(), ..caller(live, record, &known, headers, (&asked, query)) };
     let facts = caller.facts.clone();
     record.facts = Some(facts.clone());
     let pull = match asked {
@@ -314,7 +314,8 @@ fn caller(live: &Live, record: &Record, known: &Known, headers: &HeaderMap, aske
     };
     let range = headers.get(RANGE).filter(|_| stands).and_then(text);
     let credentials = known.credentials.clone();
-    Caller { facts: Arc::new(facts), credentials, waits: known.waits, negotiated, range, query, via: Via::default() }
+    let (waits, via, outlet) = (known.waits, Via::default(), None);
+    Caller { facts: Arc::new(facts), credentials, waits, negotiated, range, query, via, outlet }
 }
 
 fn etag(digest: &Digest) -> String {

@@ -7,6 +7,7 @@ mod connect;
 mod connection;
 mod decisions;
 mod error;
+mod files;
 mod guard;
 mod handle;
 mod leaves;
@@ -43,6 +44,7 @@ pub use plugins::{Failed, InEffect, NotLoaded, Off, PluginList};
 pub use supposed::Supposed;
 pub use who::{Shown, parse_authorization, parse_proxied};
 
+use crate::body::Piece;
 use crate::config::Config;
 use crate::metrics::Listener;
 use crate::pull::Core;
@@ -187,7 +189,7 @@ impl Server {
     ) where
         H: Fn(Arc<Peer>, Request<Incoming>) -> F + Clone + Send + 'static,
         F: Future<Output = Response<B>> + Send + 'static,
-        B: http_body::Body<Data = bytes::Bytes, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
+        B: http_body::Body<Data = Piece, Error: std::error::Error + Send + Sync> + Send + Unpin + 'static,
     {
         let mut reported: Option<Instant> = None;
         loop {

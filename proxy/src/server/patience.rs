@@ -12,9 +12,12 @@ use std::time::Duration;
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
+
+use super::files::Files;
+use crate::body::Outlet;
 
 /// How long a closed connection is read on, and how much: what a client still sends would reset it otherwise, and with
 /// it the last answer.
@@ -43,13 +46,17 @@ pub(super) struct Patient {
     /// What was read before it was known what it is.
     prefix: Bytes,
     limit: Duration,
-    /// Runs while a write waits.
-    stalled: Option<Pin<Box<Sleep>>>,
+    /// Since when a write waits.
+    stalled: Option<Instant>,
+    /// Goes off when one may have waited for too long. It is left running, since most writes wait for a moment only.
+    timer: Option<Pin<Box<Sleep>>>,
     /// For HTTP/2: what may be read yet.
     budget: Option<Budget>,
     closing: Option<(Pin<Box<Sleep>>, usize)>,
     /// Whoever is told to go does not linger.
     hurry: CancellationToken,
+    /// Sends files by itself, over a plain connection.
+    files: Option<Files>,
 }
 
 /// How many requests a connection has brought, and what was taken of their bodies: what its client may send depends on
@@ -84,7 +91,13 @@ impl Requests {
 impl Patient {
     /// `limit`: for how long the client may take nothing.
     pub fn new(carrier: Carrier, prefix: Bytes, limit: Duration, hurry: CancellationToken) -> Self {
-        Self { carrier, prefix, limit, stalled: None, budget: None, closing: None, hurry }
+        Self { carrier, prefix, limit, stalled: None, timer: None, budget: None, closing: None, hurry, files: None }
+    }
+
+    /// Sends the files that come by way of an outlet; only a plain stream can.
+    pub fn with_outlet(mut self, outlet: Option<Arc<Outlet>>) -> Self {
+        self.files = outlet.map(Files::new);
+        self
     }
 
     /// With bytes that were read from it already, and are to be read again.
@@ -108,10 +121,15 @@ impl Patient {
             }
             return Poll::Ready(done);
         }
-        let limit = self.limit;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
-        ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")))
+        let end = *self.stalled.get_or_insert_with(Instant::now) + self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        while timer.as_mut().poll(cx).is_ready() {
+            if Instant::now() >= end {
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes nothing")));
+            }
+            timer.as_mut().reset(end);
+        }
+        Poll::Pending
     }
 
     /// Reads on until the client closes too.
@@ -162,6 +180,9 @@ impl AsyncRead for Patient {
 
 impl AsyncWrite for Patient {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        if self.files.is_some() {
+            return self.poll_write_vectored(cx, &[IoSlice::new(bytes)]);
+        }
         let written = Pin::new(&mut self.carrier).poll_write(cx, bytes);
         self.bounded(cx, written)
     }
@@ -171,7 +192,19 @@ impl AsyncWrite for Patient {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let written = Pin::new(&mut self.carrier).poll_write_vectored(cx, slices);
+        let Self { carrier, files, .. } = &mut *self;
+        let written = match (carrier, files) {
+            (Carrier::Plain(stream), Some(files)) => {
+                let written = files.poll_write(stream, cx, slices);
+                if written.is_pending() && files.wait_for_disk() {
+                    // It is not the client who takes nothing.
+                    self.stalled = None;
+                    return Poll::Pending;
+                }
+                written
+            }
+            (carrier, _) => Pin::new(carrier).poll_write_vectored(cx, slices),
+        };
         self.bounded(cx, written)
     }
 

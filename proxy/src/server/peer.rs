@@ -1,9 +1,11 @@
 //! The other end of a connection: what is known of it before it asks for anything.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use super::patience::Requests;
 use super::who::Through;
+use crate::body::Outlet;
 use crate::oci::{Host, Registry};
 use crate::plugin::Identity;
 
@@ -26,12 +28,14 @@ pub(super) struct Peer {
     pub through: Option<Through>,
     /// What it may send.
     pub requests: Requests,
+    /// Where files go straight to it; none: they are read for it.
+    pub outlet: Option<Arc<Outlet>>,
 }
 
 impl Peer {
     /// Somebody of whom only the address is known.
     pub fn at(address: SocketAddr) -> Self {
-        let (named, host, certificate, through, requests) = Default::default();
-        Self { address, secure: false, proxied: false, certificate, named, host, through, requests }
+        let (named, host, certificate, through, requests, outlet) = Default::default();
+        Self { address, secure: false, proxied: false, certificate, named, host, through, requests, outlet }
     }
 }

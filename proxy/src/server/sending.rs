@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 
 use super::table::Busy;
+use crate::body::Piece;
 
 /// Largest piece that is given to a stream of HTTP/2 at once: what its client does not take is kept in memory.
 /// Units: bytes.
@@ -74,16 +75,16 @@ impl<B> Sending<B> {
     }
 }
 
-impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
-    type Data = Bytes;
+impl<B: Body<Data = Piece> + Unpin> Body for Sending<B> {
+    type Data = Piece;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
         let Self { body, http2, .. } = self.get_mut();
         let Some(http2) = http2 else { return Pin::new(body).poll_frame(cx) };
         http2.stream.handed_ms.store(0, Ordering::Relaxed);
         let frame = match http2.rest.take() {
-            Some(rest) => Some(Ok(Frame::data(rest))),
+            Some(rest) => Some(Ok(Frame::data(rest.into()))),
             None if http2.abort.as_mut().poll(cx).is_ready() => None,
             None => ready!(Pin::new(&mut *body).poll_frame(cx)),
         };
@@ -103,15 +104,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
 }
 
 impl Http2 {
-    fn send<E>(&mut self, frame: Option<Result<Frame<Bytes>, E>>) -> Option<Result<Frame<Bytes>, E>> {
+    fn send<E>(&mut self, frame: Option<Result<Frame<Piece>, E>>) -> Option<Result<Frame<Piece>, E>> {
         match frame {
             Some(Ok(frame)) => {
                 self.stream.handed_ms.store(now_ms(), Ordering::Relaxed);
                 let frame = match frame.into_data() {
-                    Ok(mut data) => {
+                    Ok(Piece::Bytes(mut data)) => {
                         self.rest = (data.len() > PIECE_MAX).then(|| data.split_off(PIECE_MAX));
-                        Frame::data(data)
+                        Frame::data(data.into())
                     }
+                    Ok(Piece::File(_)) => unreachable!("a stream of HTTP/2 has no outlet"),
                     Err(frame) => frame,
                 };
                 Some(Ok(frame))
@@ -164,6 +166,8 @@ fn now_ms() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Buf;
+
     use super::*;
 
     fn http2(promised: bool) -> Http2 {
@@ -183,12 +187,12 @@ mod tests {
     #[test]
     fn i5_a_large_frame_is_handed_over_in_pieces() {
         let mut http2 = http2(true);
-        let mut next = Some(Ok::<_, ()>(Frame::data(Bytes::from(vec![7; PIECE_MAX * 2 + 1]))));
+        let mut next = Some(Ok::<_, ()>(Frame::data(Bytes::from(vec![7; PIECE_MAX * 2 + 1]).into())));
         let mut lengths = Vec::new();
         while let Some(frame) = next.take() {
             let sent = http2.send(Some(frame)).expect("a frame").expect("no error");
-            lengths.push(sent.into_data().expect("data").len());
-            next = http2.rest.take().map(|rest| Ok(Frame::data(rest)));
+            lengths.push(sent.into_data().expect("data").remaining());
+            next = http2.rest.take().map(|rest| Ok(Frame::data(rest.into())));
         }
         assert_eq!(lengths, [PIECE_MAX, PIECE_MAX, 1]);
     }

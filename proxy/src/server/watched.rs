@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
+use bytes::Buf;
 use http_body::{Body as _, Frame, SizeHint};
 
 use super::again::Repeated;
 use super::decisions::{Over, note};
-use crate::body::{Body, Short};
+use crate::body::{Body, Piece, Short};
 use crate::config::Log;
 use crate::metrics::{Metrics, Request as RequestLabels, Written};
 use crate::oci::{Action, Asked, Digest, Reference};
@@ -61,14 +61,14 @@ impl Progress {
         self.broken.as_deref().or(self.unfinished.then_some("the connection ended before the body"))
     }
 
-    fn note(&mut self, frame: Option<&Result<Frame<Bytes>, Short>>, body: &Body) {
+    fn note(&mut self, frame: Option<&Result<Frame<Piece>, Short>>, body: &Body) {
         match frame {
             Some(Ok(frame)) => {
                 // Where it is the last one too, a look at the clock is saved.
                 if self.first_byte.is_none() && !body.is_end_stream() {
                     self.first_byte = Some(self.started.elapsed());
                 }
-                self.sent += frame.data_ref().map_or(0, Bytes::len) as u64;
+                self.sent += frame.data_ref().map_or(0, Buf::remaining) as u64;
                 // A body whose length was promised is not asked again once it has that much.
                 if body.is_end_stream() || body.length() == Some(self.sent) {
                     self.unfinished = false;
@@ -390,10 +390,10 @@ impl Watched {
 }
 
 impl http_body::Body for Watched {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Short;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Short>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, Short>>> {
         let Self { body, account, broken } = self.get_mut();
         if let Some(short) = broken.take() {
             return Poll::Ready(Some(Err(short)));
