@@ -48,6 +48,7 @@ mod quota;
 mod ranges;
 mod registries;
 mod reload;
+mod remembered;
 mod replay;
 mod rot;
 mod serving;
