@@ -50,6 +50,7 @@ mod quota;
 mod ranges;
 mod registries;
 mod reload;
+mod remembered;
 mod replay;
 mod rot;
 mod serving;

@@ -11,7 +11,7 @@ mod scopes;
 use std::sync::OnceLock;
 
 use policies::Policies;
-use tidegate_sdk::{Denial, Request, Verdict, config, log};
+use tidegate_sdk::{Denial, Facts, Request, Verdict, config, log};
 
 struct Allowlist;
 
@@ -28,6 +28,10 @@ impl Allowlist {
             log::info(&line);
         }
         Ok(())
+    }
+
+    fn depends_on() -> Facts {
+        Facts::empty()
     }
 
     fn admit(request: &Request) -> Verdict {

@@ -4,7 +4,7 @@ mod failures;
 mod mirrors;
 mod upstreams;
 
-use tidegate_sdk::{Attempt, Candidate, Config, Denial, Request, Routes, Step, log};
+use tidegate_sdk::{Attempt, Candidate, Config, Denial, Facts, Request, Routes, Step, log};
 use upstreams::Upstreams;
 
 struct Failover;
@@ -17,6 +17,10 @@ impl Failover {
         let upstreams = UPSTREAMS.get()?;
         log::info(&upstreams.to_string());
         Ok(())
+    }
+
+    fn depends_on() -> Facts {
+        Facts::empty()
     }
 
     fn route(request: &Request, candidates: &[Candidate]) -> Routes {

@@ -3,7 +3,7 @@
 mod rules;
 
 use rules::{EXAMPLE, Rules};
-use tidegate_sdk::{Config, Denial, Request, Verdict, call, log};
+use tidegate_sdk::{Config, Denial, Facts, Request, Verdict, call, log};
 
 struct Gatekeeper;
 
@@ -15,6 +15,10 @@ impl Gatekeeper {
         let rules = RULES.get()?;
         log::info(&rules.to_string());
         Ok(())
+    }
+
+    fn depends_on() -> Facts {
+        Facts::CLIENT
     }
 
     fn admit(request: &Request) -> Verdict {

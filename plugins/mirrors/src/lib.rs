@@ -16,7 +16,7 @@ mod rules;
 use std::sync::OnceLock;
 
 use rules::Rules;
-use tidegate_sdk::{Candidate, Denial, Request, Routes, Verdict, config, log};
+use tidegate_sdk::{Candidate, Denial, Facts, Request, Routes, Verdict, config, log};
 
 struct Mirrors;
 
@@ -38,6 +38,11 @@ impl Mirrors {
         rules.notes.iter().for_each(|note| log::warn(note));
         log::info(&rules.to_string());
         Ok(())
+    }
+
+    fn depends_on() -> Facts {
+        // Of a digest it matters who gave what lists it.
+        Facts::LOOKUPS
     }
 
     fn admit(request: &Request) -> Verdict {

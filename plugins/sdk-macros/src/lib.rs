@@ -16,8 +16,9 @@ struct Hook {
 
 const REQUEST: (&str, &str) = ("request", "&Request");
 
-const HOOKS: [Hook; 6] = [
+const HOOKS: [Hook; 7] = [
     Hook { method: "check", interface: "lifecycle", of: "Lifecycle", given: &[], answer: "Result<(), String>" },
+    Hook { method: "depends_on", interface: "hints", of: "Hints", given: &[], answer: "Facts" },
     Hook { method: "admit", interface: "admission", of: "Admission", given: &[REQUEST], answer: "Verdict" },
     Hook {
         method: "route",
@@ -175,7 +176,7 @@ mod tests {
         assert_eq!(
             told,
             [
-                "`admitt` is no hook: they are `check`, `admit`, `route`, `on_failure`, `inspect`, `judge`; \
+                "`admitt` is no hook: they are `check`, `depends_on`, `admit`, `route`, `on_failure`, `inspect`, `judge`; \
                  other functions go into another `impl`",
                 "a hook has no `self`, as nothing is kept between two calls: \
                  `fn route(request: &Request, candidates: &[Candidate]) -> Routes`",

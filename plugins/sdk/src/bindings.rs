@@ -38,6 +38,7 @@ macro_rules! hook {
 }
 
 hook!(lifecycle, "lifecycle-plugin", "export_lifecycle", "tidegate_sdk::bindings::lifecycle");
+hook!(hints, "hints-plugin", "export_hints", "tidegate_sdk::bindings::hints");
 hook!(admission, "admission-plugin", "export_admission", "tidegate_sdk::bindings::admission");
 hook!(routing, "routing-plugin", "export_routing", "tidegate_sdk::bindings::routing");
 hook!(fallback, "fallback-plugin", "export_fallback", "tidegate_sdk::bindings::fallback");

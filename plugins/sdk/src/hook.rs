@@ -4,8 +4,8 @@ use std::fmt::Display;
 use std::marker::PhantomData;
 use std::sync::Once;
 
-use crate::bindings::{admission, fallback, freshness, inspection, lifecycle, routing};
-use crate::{Attempt, CachedTag, Candidate, Finding, Request, Routes, Rule, Step, Verdict, log};
+use crate::bindings::{admission, fallback, freshness, hints, inspection, lifecycle, routing};
+use crate::{Attempt, CachedTag, Candidate, Facts, Finding, Request, Routes, Rule, Step, Verdict, log};
 
 /// Asked once, before a version of the plugin or of its configuration takes effect.
 pub trait Lifecycle {
@@ -14,6 +14,14 @@ pub trait Lifecycle {
     /// # Errors
     /// A text that names the file, the line and the way out: then the version before stays.
     fn check() -> Result<(), String>;
+}
+
+/// What the answers of `admit` and `route` depend on. A plugin that says so keeps nothing between two calls, and the host
+/// may remember its answers.
+pub trait Hints {
+    /// What of a call is used beside what a hook is given: [`Facts::empty()`] where nothing is. Asked once, when the
+    /// configuration has been accepted.
+    fn depends_on() -> Facts;
 }
 
 /// May this request go on? Asked once a request, before the cache is looked at.
@@ -84,7 +92,7 @@ macro_rules! answers {
     };
 }
 
-answers!(Verdict, Routes, Step, Finding, Rule);
+answers!(Facts, Verdict, Routes, Step, Finding, Rule);
 
 /// Ends the call, with the reason in the log.
 fn fail(error: &dyn Display) -> ! {
@@ -111,6 +119,13 @@ impl<T: Lifecycle> lifecycle::exports::tidegate::policy::lifecycle::Guest for Ho
     fn check() -> Result<(), String> {
         begin();
         T::check()
+    }
+}
+
+impl<T: Hints> hints::exports::tidegate::policy::hints::Guest for Hook<T> {
+    fn depends_on() -> Facts {
+        begin();
+        T::depends_on()
     }
 }
 

@@ -46,18 +46,19 @@ use testing as host;
 pub use bindings::admission::exports::tidegate::policy::admission::Verdict;
 pub use bindings::fallback::exports::tidegate::policy::fallback::Step;
 pub use bindings::freshness::exports::tidegate::policy::freshness::{CachedTag, Rule};
+pub use bindings::hints::exports::tidegate::policy::hints::Facts;
 pub use bindings::inspection::exports::tidegate::policy::inspection::{Finding, Hold};
 pub use bindings::routing::exports::tidegate::policy::routing::Routes;
 pub use bindings::tidegate::policy::types::{
     Action, Attempt, Cached, Candidate, Content, Denial, Descriptor, Failure, Identity, Pair, Reference, Request,
 };
 pub use config::{Config, File};
-pub use hook::{Admission, Fallback, Freshness, Inspection, Lifecycle, Routing};
+pub use hook::{Admission, Fallback, Freshness, Hints, Inspection, Lifecycle, Routing};
 pub use host::{call, clock, image, metrics, registry, state};
 pub use pattern::Pattern;
 
-/// Makes the methods of a type the hooks of the plugin: `check`, `admit`, `route`, `on_failure`, `inspect`, `judge`,
-/// with the parameters of the traits in [`hook`]. Other functions go into another `impl`.
+/// Makes the methods of a type the hooks of the plugin: `check`, `depends_on`, `admit`, `route`, `on_failure`,
+/// `inspect`, `judge`, with the parameters of the traits in [`hook`]. Other functions go into another `impl`.
 ///
 /// A method gives the answer of its hook, or a `Result` of it: an error fails the call, and its text is the reason in
 /// the proxy's log.
@@ -72,6 +73,26 @@ pub use pattern::Pattern;
 ///     fn admit(request: &Request) -> Result<Verdict, String> {
 ///         let pulls = state::add(&request.repository, 1, Some(3600)).map_err(|error| format!("no count: {error:?}"))?;
 ///         Ok(if pulls > 1000 { Verdict::deny(format!("{request}: enough for an hour")) } else { Verdict::Allow })
+///     }
+/// }
+/// # fn main() {}
+/// ```
+///
+/// A plugin that keeps nothing between two calls says what its answers depend on, and the host may remember them:
+///
+/// ```
+/// use tidegate_sdk::{Facts, Request, Verdict, call};
+///
+/// struct Known;
+///
+/// #[tidegate_sdk::plugin]
+/// impl Known {
+///     fn depends_on() -> Facts {
+///         Facts::CLIENT
+///     }
+///
+///     fn admit(request: &Request) -> Verdict {
+///         if call::client().is_some() { Verdict::Allow } else { Verdict::deny(format!("{request}: who asks?")) }
 ///     }
 /// }
 /// # fn main() {}
@@ -95,7 +116,7 @@ pub use tidegate_sdk_macros::plugin;
 pub use wit_bindgen;
 
 /// Exports the hooks of a type that has them as traits: `export!(Allowlist: lifecycle, admission)`. The component offers the hooks that are
-/// named here and no other: `lifecycle`, `admission`, `routing`, `fallback`, `inspection`, `freshness`.
+/// named here and no other: `lifecycle`, `hints`, `admission`, `routing`, `fallback`, `inspection`, `freshness`.
 #[macro_export]
 macro_rules! export {
     ($plugin:ty: $($hook:ident),+ $(,)?) => {
@@ -109,6 +130,9 @@ macro_rules! export {
 macro_rules! __export_hook {
     (lifecycle, $plugin:ty) => {
         $crate::__export_hook!(Lifecycle, lifecycle, export_lifecycle, $plugin);
+    };
+    (hints, $plugin:ty) => {
+        $crate::__export_hook!(Hints, hints, export_hints, $plugin);
     };
     (admission, $plugin:ty) => {
         $crate::__export_hook!(Admission, admission, export_admission, $plugin);
@@ -140,6 +164,6 @@ macro_rules! __export_hook {
         };
     };
     ($other:ident, $plugin:ty) => {
-        compile_error!("a hook is one of lifecycle, admission, routing, fallback, inspection, freshness");
+        compile_error!("a hook is one of lifecycle, hints, admission, routing, fallback, inspection, freshness");
     };
 }

@@ -174,6 +174,8 @@ fn facts(line: &Line) -> Arc<Facts> {
         line.headers.iter().flat_map(|(name, values)| values.iter().map(|value| (name.clone(), value.clone())));
     let mut facts =
         Facts::new(line.request.clone(), line.client, line.user_agent.clone(), line.accept.clone(), headers.collect());
+    // What is replayed is decided, not remembered.
+    facts.asks_anew = true;
     facts.identity = line.identity.as_ref().map(|identity| Identity {
         subject: identity.subject.clone(),
         issuer: identity.issuer.clone(),

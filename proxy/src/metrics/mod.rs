@@ -77,7 +77,7 @@ pub struct PluginCall {
     pub plugin: String,
     /// Which hook.
     pub hook: &'static str,
-    /// `ok`, `deadline`, `trap`, `busy`, `unusable` or `given-up`.
+    /// `ok`, `deadline`, `trap`, `busy`, `unusable`, `given-up`, or `remembered`, which is no call.
     pub outcome: &'static str,
 }
 

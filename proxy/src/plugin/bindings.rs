@@ -16,5 +16,7 @@ wasmtime::component::bindgen!({
     exports: { default: async },
 });
 
-pub(super) use self::exports::tidegate::policy::{admission, fallback, freshness, inspection, lifecycle, routing};
+pub(super) use self::exports::tidegate::policy::{
+    admission, fallback, freshness, hints, inspection, lifecycle, routing,
+};
 pub(super) use self::tidegate::policy::{call, clock, config, image, log, metrics, registry, state, types};

@@ -40,11 +40,11 @@ pub(super) fn request(asked: &Asked) -> Arc<types::Request> {
             Action::Delete => types::Action::Delete,
         },
         content,
-        registry: place.registry.to_string(),
-        repository: place.repository.to_string(),
+        registry: place.registry.as_str().to_owned(),
+        repository: place.repository.as_str().to_owned(),
         reference: match asked.reference() {
             None => types::Reference::None,
-            Some(Reference::Tag(tag)) => types::Reference::Tag(tag.to_string()),
+            Some(Reference::Tag(tag)) => types::Reference::Tag(tag.as_str().to_owned()),
             Some(Reference::Digest(digest)) => types::Reference::Digest(digest.to_string()),
         },
     })
@@ -54,8 +54,8 @@ pub(super) fn candidate(candidate: &Candidate) -> types::Candidate {
     let ms =
         |duration: Option<Duration>| duration.map(|duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX));
     types::Candidate {
-        registry: candidate.place.registry.to_string(),
-        repository: Some(candidate.place.repository.to_string()),
+        registry: candidate.place.registry.as_str().to_owned(),
+        repository: Some(candidate.place.repository.as_str().to_owned()),
         timeout_ms: ms(candidate.timeout),
         hedge_after_ms: ms(candidate.hedge_after),
         options: pairs(&candidate.options),

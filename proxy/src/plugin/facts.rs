@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +41,9 @@ pub struct Facts {
     /// Whether the decision record is written: what replaying the request takes is found out then, also where no plugin
     /// asks for it.
     pub recorded: bool,
+    /// Whether plugins are called whatever they have answered before, and nothing that they answer is remembered.
+    pub asks_anew: bool,
+    passing: AtomicBool,
     seen: Mutex<Seen>,
     warnings: Mutex<Vec<String>>,
     decision: OnceLock<Decision>,
@@ -104,7 +107,7 @@ pub struct Decided {
     pub candidates: Option<Vec<Place>>,
     /// Why the call gave no answer, where `on_error` stands in for it.
     pub failed: Option<String>,
-    /// How long it took.
+    /// How long it took; nothing where it was remembered.
     pub took: Duration,
 }
 
@@ -184,6 +187,8 @@ impl Facts {
             accept,
             headers,
             recorded: false,
+            asks_anew: false,
+            passing: AtomicBool::new(false),
             seen: Mutex::default(),
             warnings: Mutex::default(),
             decision: OnceLock::new(),
@@ -191,6 +196,14 @@ impl Facts {
             tried: Mutex::default(),
             shadows: Shadows::default(),
         }
+    }
+
+    /// The same who asks with the same, for whom plugins are called whatever they have answered before.
+    pub(super) fn anew(&self) -> Self {
+        let (id, user_agent) = (self.id.clone(), self.user_agent.clone());
+        let (accept, headers) = (self.accept.clone(), self.headers.clone());
+        let identity = self.identity.clone();
+        Self { identity, asks_anew: true, ..Self::new(id, self.client, user_agent, accept, headers) }
     }
 
     /// Adds a text for the client, in the header `Warning`; what is too much is dropped.
@@ -225,6 +238,18 @@ impl Facts {
     /// What was noted for the decision record.
     pub fn seen(&self) -> Seen {
         lock(&self.seen).clone()
+    }
+
+    /// Whether all that plugins have decided about this request so far would be decided again for an equal one: its
+    /// answers were remembered, or may be. Says nothing of plugins that were not asked yet: that says
+    /// [`PluginSet::remembers`](super::PluginSet::remembers).
+    pub fn is_repeatable(&self) -> bool {
+        !self.passing.load(Ordering::Relaxed)
+    }
+
+    /// Something was decided that holds for this request only.
+    pub(super) fn pass(&self) {
+        self.passing.store(true, Ordering::Relaxed);
     }
 
     /// Keeps what a plugin decided.

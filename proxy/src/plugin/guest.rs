@@ -10,6 +10,7 @@ use wasmtime::{StoreLimits, StoreLimitsBuilder};
 use super::bindings::{call, clock, config, image, log, metrics as wit_metrics, registry, state as wit_state, types};
 use super::convert::printable;
 use super::facts::Question;
+use super::hints::{Kind, Used};
 use super::looking::Budget;
 use super::lookups::{Cached, Gave, Lookups};
 use super::meter::Meter;
@@ -62,7 +63,8 @@ pub(super) struct Guest {
     log_lines_left: u32,
     log_dropped: u32,
     quiet: bool,
-    started: Instant,
+    /// Host functions that this call has used.
+    used: Used,
     /// What WASI is to it; none: it was not built for that.
     pub sandbox: Option<Box<Sandbox>>,
 }
@@ -91,7 +93,7 @@ impl Guest {
             log_lines_left: 0,
             log_dropped: 0,
             quiet: false,
-            started: Instant::now(),
+            used: Used::default(),
             sandbox,
         }
     }
@@ -110,7 +112,7 @@ impl Guest {
         self.log_left = LOG_MAX;
         self.log_lines_left = LOG_LINES_MAX;
         self.quiet = false;
-        self.started = Instant::now();
+        self.used = Used::default();
     }
 
     /// Begins a call of which nothing is logged: every new instance is warmed up by the same one.
@@ -138,6 +140,16 @@ impl Guest {
             self.log_dropped = 0;
         }
         self.question = None;
+    }
+
+    /// Takes note of a host function that it has used.
+    pub fn uses(&mut self, kind: Kind, function: &'static str) {
+        self.used.note(kind, function);
+    }
+
+    /// The host functions that this call has used.
+    pub fn used(&self) -> Used {
+        self.used
     }
 
     /// What it logged last as an error.
@@ -181,33 +193,43 @@ impl types::Host for Guest {}
 
 impl call::Host for Guest {
     fn id(&mut self) -> String {
+        self.uses(Kind::State, "call.id");
         self.question.as_ref().map(|question| question.facts.id.clone()).unwrap_or_default()
     }
 
     fn client_address(&mut self) -> String {
+        self.uses(Kind::Client, "call.client-address");
         self.question.as_ref().map(|question| question.facts.client.to_string()).unwrap_or_default()
     }
 
     fn client(&mut self) -> Option<call::Identity> {
+        self.uses(Kind::Client, "call.client");
         let identity = self.question.as_ref()?.facts.identity.clone()?;
         Some(call::Identity { subject: identity.subject, issuer: identity.issuer, groups: identity.groups })
     }
 
     fn user_agent(&mut self) -> String {
+        self.uses(Kind::Client, "call.user-agent");
         self.question.as_ref().map(|question| question.facts.user_agent.clone()).unwrap_or_default()
     }
 
     fn accept(&mut self) -> Vec<String> {
+        self.uses(Kind::Headers, "call.accept");
         self.question.as_ref().map(|question| question.facts.accept.clone()).unwrap_or_default()
     }
 
     fn header(&mut self, name: String) -> Vec<String> {
+        self.uses(Kind::Headers, "call.header");
         let Some(question) = &self.question else { return Vec::new() };
         let named = question.facts.headers.iter().filter(|(header, _)| header.eq_ignore_ascii_case(&name));
         named.map(|(_, value)| value.clone()).collect()
     }
 
     async fn attribute(&mut self, name: String) -> Option<String> {
+        // These two belong to what is asked.
+        if !matches!(name.as_str(), "method" | "addressing") {
+            self.uses(Kind::Lookups, "call.attribute");
+        }
         let question = self.question.as_ref()?;
         match name.as_str() {
             "method" => Some(question.asked.method().to_owned()),
@@ -237,6 +259,7 @@ impl call::Host for Guest {
     }
 
     async fn cache(&mut self) -> call::Cached {
+        self.uses(Kind::Lookups, "call.cache");
         match self.peek().await {
             Cached::Absent => call::Cached::Absent,
             Cached::Fresh { .. } => call::Cached::Fresh,
@@ -245,10 +268,12 @@ impl call::Host for Guest {
     }
 
     fn remaining_ms(&mut self) -> u32 {
+        self.uses(Kind::Time, "call.remaining-ms");
         self.meter.left_ms()
     }
 
     fn warn(&mut self, message: String) {
+        self.uses(Kind::State, "call.warn");
         if let Some(question) = self.question.as_ref().filter(|_| self.shared.mode == Mode::Enforce) {
             question.facts.warn(&message);
         }
@@ -292,6 +317,7 @@ impl config::Host for Guest {
 
 impl log::Host for Guest {
     fn write(&mut self, level: log::Level, message: String) {
+        self.uses(Kind::State, "log.write");
         if matches!(level, log::Level::Error) {
             self.said = Some(printable(&message[..message.floor_char_boundary(SAID_MAX)]));
         }
@@ -317,12 +343,14 @@ impl log::Host for Guest {
 
 impl clock::Host for Guest {
     fn now_ms(&mut self) -> u64 {
+        self.uses(Kind::Time, "clock.now-ms");
         let Some(question) = &self.question else { return self.state.now_ms() };
         let since = question.lookups.now().duration_since(UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     fn monotonic_ns(&mut self) -> u64 {
+        self.uses(Kind::Time, "clock.monotonic-ns");
         static ZERO: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
         let since: Duration = ZERO.get_or_init(Instant::now).elapsed();
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
@@ -331,22 +359,27 @@ impl clock::Host for Guest {
 
 impl wit_state::Host for Guest {
     fn get(&mut self, key: String) -> Result<Option<String>, wit_state::Error> {
+        self.uses(Kind::State, "state.get");
         Ok(self.state.get(&key))
     }
 
     fn set(&mut self, key: String, value: String, ttl_secs: Option<u32>) -> Result<(), wit_state::Error> {
+        self.uses(Kind::State, "state.set");
         Ok(self.state.set(&key, &value, ttl_secs)?)
     }
 
     fn set_once(&mut self, key: String, value: String, ttl_secs: Option<u32>) -> Result<String, wit_state::Error> {
+        self.uses(Kind::State, "state.set-once");
         Ok(self.state.set_once(&key, &value, ttl_secs)?)
     }
 
     fn add(&mut self, key: String, delta: i32, ttl_secs: Option<u32>) -> Result<i64, wit_state::Error> {
+        self.uses(Kind::State, "state.add");
         Ok(self.state.add(&key, delta, ttl_secs)?)
     }
 
     fn remove(&mut self, key: String) -> Result<(), wit_state::Error> {
+        self.uses(Kind::State, "state.remove");
         self.state.remove(&key);
         Ok(())
     }
@@ -364,6 +397,7 @@ impl From<Refused> for wit_state::Error {
 
 impl Guest {
     fn count(&mut self, name: &str, labels: Vec<types::Pair>, value: Value) {
+        self.uses(Kind::State, "metrics");
         // What is asked for a person, or of every new instance, is not counted.
         if self.quiet || self.question.as_ref().is_some_and(|question| question.dry_run) {
             return;

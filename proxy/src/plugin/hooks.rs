@@ -2,7 +2,7 @@
 
 use wasmtime::component::{Component, InstancePre};
 
-use super::bindings::{admission, fallback, freshness, inspection, lifecycle, routing};
+use super::bindings::{admission, fallback, freshness, hints, inspection, lifecycle, routing};
 use super::guest::Guest;
 
 /// The hooks that a component exports.
@@ -10,6 +10,7 @@ pub(super) struct Hooks {
     /// Version of the interface that it was built for.
     pub interface: String,
     pub lifecycle: Option<lifecycle::GuestIndices>,
+    pub hints: Option<hints::GuestIndices>,
     pub admission: Option<admission::GuestIndices>,
     pub routing: Option<routing::GuestIndices>,
     pub fallback: Option<fallback::GuestIndices>,
@@ -34,6 +35,10 @@ impl Hooks {
                 .then(|| lifecycle::GuestIndices::new(pre))
                 .transpose()
                 .map_err(|err| wrong("lifecycle", err))?,
+            hints: has("hints")
+                .then(|| hints::GuestIndices::new(pre))
+                .transpose()
+                .map_err(|err| wrong("hints", err))?,
             admission: has("admission")
                 .then(|| admission::GuestIndices::new(pre))
                 .transpose()

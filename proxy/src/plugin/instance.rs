@@ -1,32 +1,37 @@
 //! One version of one plugin: its code, its hooks, its warm instances, and a call of it.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use wasmtime::component::{Component, Instance, InstancePre};
-use wasmtime::{Store, Trap, UpdateDeadline};
+use arc_swap::Guard;
+use tokio::sync::Semaphore;
+use wasmtime::component::{Component, InstancePre};
+use wasmtime::{Store, UpdateDeadline};
 
-use super::bindings::{admission, fallback, freshness, inspection, lifecycle, routing};
 use super::compile;
-use super::convert::{self, printable};
+use super::convert::printable;
+use super::counters::Counters;
 use super::engine::{Engine, PARTS_OF_SLOT, SLOTS};
 use super::facts::Question;
 use super::folder::Version;
 use super::guest::{Guest, Shared};
+use super::hints::{Hints, Used};
 use super::hooks::Hooks;
 use super::looking;
-use super::meter::{Late, Metered};
+use super::memory::{Key, Memory, Remembered};
+use super::meter::{Metered, within};
 use super::ruling::{Ask, Ruling};
-use super::settings::{Isolation, Settings};
+use super::settings::{Isolation, Mode, Settings};
 use super::state::States;
+use super::warm::{Warm, call_error};
 use super::wasi;
-use crate::metrics::{self, Metrics, PluginCall};
+use crate::metrics::{self, Metrics};
 use crate::trace;
 
 /// Bytes of strings and lists that may cross between host and guest in one call.
-const CROSSING_MAX: usize = 1 << 20;
+pub(super) const CROSSING_MAX: usize = 1 << 20;
 /// Calls after which an instance is retired: what it leaked goes with it.
 const CALLS_MAX: u32 = 100_000;
 /// Idle instances of one plugin; more than the cores need are only memory.
@@ -63,6 +68,9 @@ pub struct Plugin {
     slots: u32,
     shadows: Arc<Semaphore>,
     idle: Mutex<Vec<Warm>>,
+    /// What it said of its answers when it was loaded; empty: nothing.
+    hints: OnceLock<Hints>,
+    counters: Counters,
     metrics: Arc<Metrics>,
 }
 
@@ -70,6 +78,7 @@ pub struct Plugin {
 #[derive(Debug)]
 pub(super) struct Life {
     pub loaded: SystemTime,
+    /// Decisions, those that were remembered too.
     pub calls: AtomicU64,
     pub failures: AtomicU64,
     /// Units: nanoseconds.
@@ -97,21 +106,6 @@ impl Life {
     pub fn has_given_up(&self) -> bool {
         self.given_up.load(Ordering::Relaxed)
     }
-}
-
-/// An instance, ready to be called.
-struct Warm {
-    store: Store<Guest>,
-    lifecycle: Option<lifecycle::Guest>,
-    admission: Option<admission::Guest>,
-    routing: Option<routing::Guest>,
-    fallback: Option<fallback::Guest>,
-    inspection: Option<inspection::Guest>,
-    freshness: Option<freshness::Guest>,
-    calls: u32,
-    idle_since: Instant,
-    /// Its place in the pool.
-    _slot: OwnedSemaphorePermit,
 }
 
 /// Why a call gave no answer. The instance is gone; the plugin is not.
@@ -222,6 +216,8 @@ impl Plugin {
             turns: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
             shadows: Arc::new(Semaphore::new(SHADOWS_AT_ONCE)),
             idle: Mutex::default(),
+            hints: OnceLock::new(),
+            counters: Counters::default(),
             metrics: metrics.clone(),
             version,
         })
@@ -232,14 +228,71 @@ impl Plugin {
         if self.hooks.lifecycle.is_none() {
             let mut warm = self.instantiate().await.map_err(|err| CheckError::Failed(err.to_string()))?;
             warm.store.data_mut().end();
-            self.give_back(warm);
-            return Ok(());
+            self.give_back(warm, Instant::now());
+            return self.ask_hints().await;
         }
         match self.call_within(&Ask::Check, None, CHECK_DEADLINE).await {
-            Ok(Ruling::Accepted(Err(reason))) => Err(CheckError::Refused(printable(&reason))),
-            Ok(_) => Ok(()),
+            Ok((Ruling::Accepted(Err(reason)), ..)) => Err(CheckError::Refused(printable(&reason))),
+            Ok((_, _, warm)) => {
+                self.give_back(warm, Instant::now());
+                self.ask_hints().await
+            }
             Err(err) => Err(CheckError::Failed(format!("lifecycle.check: {err}"))),
         }
+    }
+
+    /// Asks it what its answers depend on, where it says that.
+    async fn ask_hints(&self) -> Result<(), CheckError> {
+        if self.hooks.hints.is_none() {
+            return Ok(());
+        }
+        match self.call_within(&Ask::Hints, None, CHECK_DEADLINE).await {
+            Ok((Ruling::Depends(flags), _, warm)) => {
+                self.give_back(warm, Instant::now());
+                let decides = self.hooks.has("admission") || self.hooks.has("routing");
+                let remembers = decides && self.settings.mode == Mode::Enforce;
+                self.hints.get_or_init(|| Hints::new(flags, remembers));
+                Ok(())
+            }
+            Ok(_) => Err(CheckError::Failed("hints.depends-on gave no flags".to_owned())),
+            Err(err) => Err(CheckError::Failed(format!("hints.depends-on: {err}"))),
+        }
+    }
+
+    /// What it has answered; none: nothing of it is remembered.
+    pub(super) fn memory(&self) -> Option<&Memory> {
+        self.hints.get()?.memory()
+    }
+
+    /// What it answered when it was asked the same before.
+    pub(super) fn recall(&self, key: &Key<'_>, hook: (usize, &'static str)) -> Option<Guard<Option<Arc<Remembered>>>> {
+        let memory = self.memory()?;
+        // What has been failing is not what it was.
+        let found = if self.life.has_given_up() { None } else { memory.get(key) }?;
+        let span = trace::child(trace::Kind::Internal, || format!("plugin {} {}", self.name, hook.1));
+        span.text("tidegate.plugin", &self.name);
+        span.word("tidegate.hook", hook.1);
+        span.word("tidegate.outcome", "remembered");
+        self.count_remembered(hook);
+        Some(found)
+    }
+
+    /// Counts a decision for which it was not called.
+    pub(super) fn count_remembered(&self, hook: (usize, &'static str)) {
+        self.counters.remembered(&self.metrics, &self.version.name, hook);
+        self.life.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Remembers the answer of a call, where it may be.
+    pub(super) fn remember(&self, key: &Key<'_>, ask: &Ask, ruling: &Ruling, used: &Used) -> bool {
+        let Some(hints) = self.hints.get() else { return false };
+        if !hints.may_repeat(used, &self.version.name, ask.hook()) {
+            return false;
+        }
+        if let Some(memory) = hints.memory() {
+            memory.put(key, ruling);
+        }
+        true
     }
 
     /// Makes an instance that could be called, and drops it.
@@ -258,14 +311,20 @@ impl Plugin {
         &self.metrics
     }
 
-    /// Calls a hook.
-    pub(super) async fn call(&self, ask: &Ask, question: &Question) -> Result<Ruling, CallError> {
+    /// Calls a hook. Gives, with its answer, how long it took.
+    pub(super) async fn call(&self, ask: &Ask, question: &Question) -> (Result<(Ruling, Used), CallError>, Duration) {
         if let (true, Some(after)) = (self.life.has_given_up(), self.settings.give_up_after) {
-            return Err(CallError::GivenUp(after));
+            return (Err(CallError::GivenUp(after)), Duration::ZERO);
         }
         let started = Instant::now();
         let span = trace::child(trace::Kind::Internal, || format!("plugin {} {}", self.name, ask.hook()));
-        let answer = span.within(self.call_within(ask, Some(question), self.settings.deadline)).await;
+        let called = span.within(self.call_within(ask, Some(question), self.settings.deadline)).await;
+        let ended = Instant::now();
+        let took = ended - started;
+        let answer = called.map(|(ruling, used, warm)| {
+            self.give_back(warm, ended);
+            (ruling, used)
+        });
         let outcome = answer.as_ref().map_or_else(CallError::kind, |_| "ok");
         span.text("tidegate.plugin", &self.name);
         span.word("tidegate.hook", ask.hook());
@@ -273,17 +332,19 @@ impl Plugin {
         if let Err(err) = &answer {
             span.fail(err);
         }
-        let took = started.elapsed();
-        let labels = PluginCall { plugin: self.version.name.clone(), hook: ask.hook(), outcome };
-        self.metrics.plugin_calls.get_or_create(&labels).inc();
-        self.metrics.plugin_seconds.get_or_create(&labels).inc_by(took.as_secs_f64());
         self.life.calls.fetch_add(1, Ordering::Relaxed);
         self.life.busy.fetch_add(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         match &answer {
-            Ok(_) => self.life.failures_in_a_row[ask.number()].store(0, Ordering::Relaxed),
-            Err(err) => self.fail(ask, question, err),
+            Ok(_) => {
+                self.counters.answered(&self.metrics, &self.version.name, ask, took);
+                self.life.failures_in_a_row[ask.number()].store(0, Ordering::Relaxed);
+            }
+            Err(err) => {
+                Counters::failed(&self.metrics, &self.version.name, ask, outcome, took);
+                self.fail(ask, question, err);
+            }
         }
-        answer
+        (answer, took)
     }
 
     /// Takes note of a call that gave no answer.
@@ -325,12 +386,12 @@ impl Plugin {
         ask: &Ask,
         question: Option<&Question>,
         deadline: Duration,
-    ) -> Result<Ruling, CallError> {
+    ) -> Result<(Ruling, Used, Warm), CallError> {
         let _running = self.engine.run();
         let longest = deadline + CHECK_DEADLINE + BEYOND_DEADLINE + looking::TIME_MAX;
-        let called = tokio::time::timeout(longest, async {
+        let called = within(longest, async {
             // First come, first served.
-            let turn = tokio::time::timeout(SLOT_WAIT, self.turns.clone().acquire_many_owned(self.slots)).await;
+            let turn = within(SLOT_WAIT, self.turns.acquire_many(self.slots)).await;
             let _turn = turn.map_err(|_| CallError::Busy)?;
             let mut warm = match self.take_idle() {
                 Some(warm) => warm,
@@ -340,8 +401,8 @@ impl Plugin {
             let ruling = warm.run(ask, deadline, question, &self.name).await?;
             warm.store.data_mut().end();
             warm.calls += 1;
-            self.give_back(warm);
-            Ok(ruling)
+            let used = warm.store.data().used();
+            Ok((ruling, used, warm))
         });
         called.await.unwrap_or(Err(CallError::Deadline(deadline)))
     }
@@ -370,15 +431,16 @@ impl Plugin {
     }
 
     /// Last in, first out: those at the bottom grow old and go.
-    fn give_back(&self, mut warm: Warm) {
+    fn give_back(&self, mut warm: Warm, now: Instant) {
         if warm.calls >= CALLS_MAX || self.settings.isolation == Isolation::Fresh {
             return;
         }
-        warm.idle_since = Instant::now();
+        warm.idle_since = now;
         let mut old = Vec::new();
         {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-            let aged = idle.iter().take_while(|warm| warm.idle_since.elapsed() > IDLE_TIME).count();
+            let aged =
+                idle.iter().take_while(|warm| now.saturating_duration_since(warm.idle_since) > IDLE_TIME).count();
             old.extend(idle.drain(..aged));
             if idle.len() < IDLE_MAX {
                 idle.push(warm);
@@ -390,7 +452,7 @@ impl Plugin {
     async fn instantiate(&self) -> Result<Warm, CallError> {
         // Guest code runs here too: a start function may loop.
         let _running = self.engine.run();
-        let slot = tokio::time::timeout(SLOT_WAIT, self.engine.slots.clone().acquire_many_owned(self.slots)).await;
+        let slot = within(SLOT_WAIT, self.engine.slots.clone().acquire_many_owned(self.slots)).await;
         let slot = slot.ok().and_then(Result::ok).ok_or(CallError::Busy)?;
         let mut store = Store::new(&self.engine.wasmtime, Guest::new(self.shared.clone(), self.settings.memory_bytes));
         store.limiter(|guest| &mut guest.limits);
@@ -403,93 +465,10 @@ impl Plugin {
         store.set_epoch_deadline(1);
         store.data_mut().begin(None, deadline);
         let meter = store.data().meter.clone();
-        let instance = Metered::new(meter, self.pre.instantiate_async(&mut store)).await;
+        let instance = Metered::new(&meter, pin!(self.pre.instantiate_async(&mut store))).await;
         let instance = instance.map_err(|_| CallError::Deadline(deadline))?;
         let instance = instance.map_err(|err| call_error(&err, deadline, &mut store))?;
         Warm::of(&self.hooks, store, &instance, slot).map_err(|err| CallError::Trap(format!("{err:#}")))
-    }
-}
-
-impl Warm {
-    fn of(
-        hooks: &Hooks,
-        mut store: Store<Guest>,
-        instance: &Instance,
-        slot: OwnedSemaphorePermit,
-    ) -> wasmtime::Result<Self> {
-        let within = &mut store;
-        Ok(Self {
-            lifecycle: hooks.lifecycle.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
-            admission: hooks.admission.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
-            routing: hooks.routing.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
-            fallback: hooks.fallback.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
-            inspection: hooks.inspection.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
-            freshness: hooks.freshness.as_ref().map(|hook| hook.load(&mut *within, instance)).transpose()?,
-            store,
-            calls: 0,
-            idle_since: Instant::now(),
-            _slot: slot,
-        })
-    }
-
-    fn begin(&mut self, question: Option<&Question>, deadline: Duration) {
-        self.store.data_mut().begin(question, deadline);
-        self.store.set_epoch_deadline(1);
-        self.store.set_hostcall_fuel(CROSSING_MAX);
-    }
-
-    async fn run(
-        &mut self,
-        ask: &Ask,
-        deadline: Duration,
-        question: Option<&Question>,
-        plugin: &str,
-    ) -> Result<Ruling, CallError> {
-        let meter = self.store.data().meter.clone();
-        let ran = Metered::new(meter, self.ask(ask, question, plugin)).await;
-        match ran {
-            Ok(Ok(Ok(ruling))) => Ok(ruling),
-            Ok(Ok(Err(unusable))) => Err(CallError::Unusable(unusable)),
-            Ok(Err(err)) => Err(call_error(&err, deadline, &mut self.store)),
-            Err(Late) => Err(CallError::Deadline(deadline)),
-        }
-    }
-
-    /// Outside, that the call came to no end; inside, that its answer cannot be used.
-    async fn ask(
-        &mut self,
-        ask: &Ask,
-        question: Option<&Question>,
-        plugin: &str,
-    ) -> wasmtime::Result<Result<Ruling, String>> {
-        let store = &mut self.store;
-        let no_hook = || wasmtime::Error::msg("it has no such hook");
-        let place = question.map(|question| question.asked.place());
-        Ok(match ask {
-            Ask::Check => Ok(Ruling::Accepted(self.lifecycle.as_ref().ok_or_else(no_hook)?.call_check(store).await?)),
-            Ask::Admit(request) => {
-                let verdict = self.admission.as_ref().ok_or_else(no_hook)?.call_admit(store, request).await?;
-                Ok(Ruling::Verdict(convert::verdict(verdict, plugin)))
-            }
-            Ask::Route(request, candidates) => {
-                let hook = self.routing.as_ref().ok_or_else(no_hook)?;
-                let routes = hook.call_route(store, request, candidates).await?;
-                convert::routes(routes, plugin, place.ok_or_else(no_hook)?).map(Ruling::Routes)
-            }
-            Ask::OnFailure(request, attempts, remaining) => {
-                let hook = self.fallback.as_ref().ok_or_else(no_hook)?;
-                let step = hook.call_on_failure(store, request, attempts, remaining).await?;
-                convert::step(step, plugin, place.ok_or_else(no_hook)?).map(Ruling::Step)
-            }
-            Ask::Inspect(request) => {
-                let finding = self.inspection.as_ref().ok_or_else(no_hook)?.call_inspect(store, request).await?;
-                Ok(Ruling::Finding(convert::finding(finding, plugin)))
-            }
-            Ask::Judge(request, cached) => {
-                let hook = self.freshness.as_ref().ok_or_else(no_hook)?;
-                convert::rule(hook.call_judge(store, request, cached.as_ref()).await?).map(Ruling::Rule)
-            }
-        })
     }
 }
 
@@ -498,20 +477,4 @@ fn slots_of(component: &Component) -> u32 {
     let needs = component.resources_required();
     let most = needs.map_or(1, |needs| needs.num_memories.max(needs.num_tables));
     most.div_ceil(PARTS_OF_SLOT).max(1)
-}
-
-/// `{error}` alone says only where it happened: what the guest said last, the trap, and the root of it, say what.
-fn call_error(err: &wasmtime::Error, deadline: Duration, store: &mut Store<Guest>) -> CallError {
-    if err.downcast_ref::<Trap>() == Some(&Trap::Interrupt) {
-        return CallError::Deadline(deadline);
-    }
-    let root = err.root_cause().to_string();
-    let mut root = printable(root.lines().next().unwrap_or_default());
-    if root.contains("forcing trap when growing memory") {
-        root = format!("it needs more memory than it may have: `memory` in its settings raises that ({root})");
-    }
-    CallError::Trap(match store.data_mut().said() {
-        Some(said) => format!("{said} ({root})"),
-        None => root,
-    })
 }

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::bindings::{image, registry, types};
 use super::convert;
 use super::guest::Guest;
+use super::hints::Kind;
 use super::image::Image;
 use super::lookups::{Lookups, Missing};
 use crate::oci::Digest;
@@ -49,6 +50,7 @@ impl Guest {
     where
         F: Future<Output = Result<T, Missing>>,
     {
+        self.uses(Kind::Lookups, "registry");
         let Some(lookups) = self.lookups() else {
             return Err(registry::Error::Unavailable("there is no image in question".to_owned()));
         };
@@ -210,7 +212,8 @@ fn label(config: &[u8], key: &str) -> Result<Option<String>, String> {
 }
 
 impl Guest {
-    fn image(&self) -> Option<Arc<Image>> {
+    fn image(&mut self) -> Option<Arc<Image>> {
+        self.uses(Kind::Lookups, "image");
         self.question.as_ref()?.image.clone()
     }
 

@@ -1,9 +1,8 @@
 //! The time of a call: what its guest runs, and what it waits for in host functions of its own will. Time in which the
 //! machine is busy with others, or in which the program looks something up for it, is not counted.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::Arc;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -66,20 +65,20 @@ fn ticks(time: Duration) -> u32 {
 pub(super) struct Late;
 
 /// A call of a guest, which ends when its guest has waited too long.
-pub(super) struct Metered<F> {
-    call: Pin<Box<F>>,
-    meter: Arc<Meter>,
+pub(super) struct Metered<'a, F> {
+    call: Pin<&'a mut F>,
+    meter: &'a Meter,
     /// Since when the guest waits.
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
-impl<F: Future> Metered<F> {
-    pub fn new(meter: Arc<Meter>, call: F) -> Self {
-        Self { call: Box::pin(call), meter, waiting: None }
+impl<'a, F: Future> Metered<'a, F> {
+    pub fn new(meter: &'a Meter, call: Pin<&'a mut F>) -> Self {
+        Self { call, meter, waiting: None }
     }
 }
 
-impl<F: Future> Future for Metered<F> {
+impl<F: Future> Future for Metered<'_, F> {
     type Output = Result<F::Output, Late>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -104,21 +103,35 @@ impl<F: Future> Future for Metered<F> {
     }
 }
 
+/// Ends what takes longer than `time`, from when it first has to wait: what need not wait needs no timer.
+pub(super) async fn within<T>(time: Duration, work: impl Future<Output = T>) -> Result<T, Late> {
+    let mut work = pin!(work);
+    let mut end: Option<Pin<Box<Sleep>>> = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(done) = work.as_mut().poll(cx) {
+            return Poll::Ready(Ok(done));
+        }
+        let end = end.get_or_insert_with(|| Box::pin(tokio::time::sleep(time)));
+        end.as_mut().poll(cx).map(|()| Err(Late))
+    })
+    .await
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[tokio::test]
     async fn p1_a_guest_that_waits_is_ended_and_one_that_is_made_to_wait_is_not() {
-        let meter = Arc::new(Meter::default());
+        let meter = Meter::default();
         meter.begin(Duration::from_millis(20));
         let begun = Instant::now();
-        let late = Metered::new(meter.clone(), std::future::pending::<()>()).await;
+        let late = Metered::new(&meter, pin!(std::future::pending::<()>())).await;
         assert!(late.is_err());
         assert!(begun.elapsed() >= Duration::from_millis(20));
         meter.begin(Duration::from_millis(20));
         let looked_up = meter.free(tokio::time::sleep(Duration::from_millis(100)));
-        assert!(Metered::new(meter.clone(), looked_up).await.is_ok());
+        assert!(Metered::new(&meter, pin!(looked_up)).await.is_ok());
         assert_eq!(meter.left_ms(), 20);
         for left in (0..20).rev() {
             assert_eq!(meter.tick(), left > 0);

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::bindings::{freshness, types};
+use super::bindings::{freshness, hints, types};
 use crate::oci::{Candidate, Code, Denial, Digest, Place};
 
 /// A call of a hook, with what it is given.
 #[derive(Clone)]
 pub(super) enum Ask {
     Check,
+    /// What its answers depend on.
+    Hints,
     Admit(Arc<types::Request>),
     Route(Arc<types::Request>, Vec<types::Candidate>),
     OnFailure(Arc<types::Request>, Vec<types::Attempt>, Vec<types::Candidate>),
@@ -19,7 +21,7 @@ pub(super) enum Ask {
 
 impl Ask {
     /// How many hooks there are.
-    pub const HOOKS: usize = 6;
+    pub const HOOKS: usize = 7;
 
     /// The hook's place among them.
     pub fn number(&self) -> usize {
@@ -30,13 +32,20 @@ impl Ask {
             Self::OnFailure(..) => 3,
             Self::Inspect(_) => 4,
             Self::Judge(..) => 5,
+            Self::Hints => 6,
         }
     }
+
+    /// Place and name of the hook `admission`.
+    pub const ADMISSION: (usize, &'static str) = (1, "admission");
+    /// Place and name of the hook `routing`.
+    pub const ROUTING: (usize, &'static str) = (2, "routing");
 
     /// The hook's name.
     pub fn hook(&self) -> &'static str {
         match self {
             Self::Check => "lifecycle",
+            Self::Hints => "hints",
             Self::Admit(_) => "admission",
             Self::Route(..) => "routing",
             Self::OnFailure(..) => "fallback",
@@ -55,6 +64,7 @@ impl Ask {
     pub fn neutral(&self) -> Ruling {
         match self {
             Self::Check => Ruling::Accepted(Ok(())),
+            Self::Hints => Ruling::Depends(hints::Facts::all()),
             Self::Admit(_) => Ruling::Verdict(Verdict::Allow),
             Self::Route(..) => Ruling::Routes(Routes::Pass),
             Self::OnFailure(..) => Ruling::Step(Step::Pass),
@@ -67,6 +77,7 @@ impl Ask {
     pub fn denied(&self, denial: Denial) -> Ruling {
         match self {
             Self::Check => Ruling::Accepted(Err(denial.message)),
+            Self::Hints => Ruling::Depends(hints::Facts::all()),
             Self::Admit(_) => Ruling::Verdict(Verdict::Deny(denial)),
             Self::Route(..) => Ruling::Routes(Routes::Deny(denial)),
             Self::OnFailure(..) => Ruling::Step(Step::Deny(denial)),
@@ -80,6 +91,7 @@ impl Ask {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Ruling {
     Accepted(Result<(), String>),
+    Depends(hints::Facts),
     Verdict(Verdict),
     Routes(Routes),
     Step(Step),
@@ -160,6 +172,7 @@ impl Ruling {
         match self {
             Self::Accepted(Ok(())) => "accept",
             Self::Accepted(Err(_)) => "refuse",
+            Self::Depends(_) => "depends",
             Self::Verdict(Verdict::Allow) => "allow",
             Self::Verdict(Verdict::CachedOnly) => "cached-only",
             Self::Verdict(Verdict::Deny(_))

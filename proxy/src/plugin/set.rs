@@ -1,16 +1,18 @@
 //! The plugins in effect, and what they decide together. A request takes one set and keeps it (I2).
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::convert;
-use super::facts::{Decided, Question};
+use super::facts::{Decided, Facts, Question};
 use super::folder::Version;
+use super::hints::Depends;
 use super::instance::{CallError, Plugin};
+use super::memory::Key;
 use super::ruling::{Ask, Finding, Routes, Rule, Ruling, Step, Verdict};
 use super::settings::{Mode, OnError};
 use crate::metrics::Shadow as ShadowLabels;
-use crate::oci::{Attempt, Candidate, Code, Denial, Digest};
+use crate::oci::{Asked, Attempt, Candidate, Code, Content, Denial, Digest};
 
 /// An immutable set of plugins, in the order of their files.
 #[derive(Default)]
@@ -75,9 +77,17 @@ impl PluginSet {
     pub async fn admit(&self, question: &Question) -> Admission {
         let mut together = Admission::Allow;
         let mut ask = None;
+        let mut key = None;
         for plugin in self.live("admission", question) {
-            let ask = ask.get_or_insert_with(|| Ask::Admit(convert::request(&question.asked)));
-            match plugin.rule(ask, question).await {
+            let key = key.get_or_insert_with(|| Key::admission(question)).as_ref();
+            let ruling = match plugin.remembered(key, Ask::ADMISSION, question) {
+                Some(ruling) => ruling,
+                None => {
+                    let ask = ask.get_or_insert_with(|| Ask::Admit(convert::request(&question.asked)));
+                    plugin.rule(ask, question, key).await
+                }
+            };
+            match ruling {
                 Ruling::Verdict(Verdict::CachedOnly) if together == Admission::Allow => {
                     together = Admission::CachedOnly(plugin.version.name.clone());
                 }
@@ -109,13 +119,22 @@ impl PluginSet {
             if plugin.settings.mode == Mode::Off || !plugin.settings.sees(question.asked.place()) {
                 continue;
             }
+            let key = Key::routing(question, &candidates);
+            if let Some(ruling) = plugin.remembered(key.as_ref(), Ask::ROUTING, question) {
+                match ruling {
+                    Ruling::Routes(Routes::To(these)) => candidates = these,
+                    Ruling::Routes(Routes::Deny(denial)) => return Err(denial),
+                    _ => {}
+                }
+                continue;
+            }
             let request = request.get_or_insert_with(|| convert::request(&question.asked)).clone();
             let ask = Ask::Route(request, candidates.iter().map(convert::candidate).collect());
             if plugin.settings.mode == Mode::Shadow {
                 plugin.shadow(ask, question, Ruling::Routes(Routes::To(candidates.clone()))).await;
                 continue;
             }
-            match plugin.rule(&ask, question).await {
+            match plugin.rule(&ask, question, key.as_ref()).await {
                 Ruling::Routes(Routes::To(these)) => candidates = these,
                 Ruling::Routes(Routes::Deny(denial)) => return Err(denial),
                 _ => {}
@@ -136,7 +155,7 @@ impl PluginSet {
         );
         let mut together = Step::Pass;
         for plugin in self.live("fallback", question) {
-            if let Ruling::Step(step) = plugin.rule(&ask, question).await
+            if let Ruling::Step(step) = plugin.rule(&ask, question, None).await
                 && step != Step::Pass
             {
                 together = step;
@@ -165,7 +184,7 @@ impl PluginSet {
         let ask = Ask::Inspect(convert::request(&question.asked));
         let mut together = Finding::Release;
         for plugin in self.live("inspection", question) {
-            if let Ruling::Finding(finding) = plugin.rule(&ask, question).await
+            if let Ruling::Finding(finding) = plugin.rule(&ask, question, None).await
                 && together == Finding::Release
                 && finding != Finding::Release
             {
@@ -194,7 +213,7 @@ impl PluginSet {
         let ask = Ask::Judge(convert::request(&question.asked), convert::cached_tag(cached().await));
         let mut together = Rule::Pass;
         for plugin in self.live("freshness", question) {
-            if let Ruling::Rule(rule) = plugin.rule(&ask, question).await
+            if let Ruling::Rule(rule) = plugin.rule(&ask, question, None).await
                 && rule != Rule::Pass
             {
                 together = rule;
@@ -203,6 +222,46 @@ impl PluginSet {
         }
         self.shadow("freshness", question, &Ruling::Rule(together.clone()), || ask.clone()).await;
         together
+    }
+
+    /// Whether what the plugins decide about a pull before an upstream is asked would be decided again for an equal one, as
+    /// long as this set is in effect; and what of who asks belongs to it. None: some plugin that would be asked by
+    /// `admission`, `routing`, `freshness` or `inspection` remembers nothing, or decides in shadow mode.
+    ///
+    /// Who remembers more than single answers for that must also see [`Facts::is_repeatable`] when all has been decided:
+    /// a call may have used what the plugin had not declared. What is decided once more without asking is told with
+    /// [`PluginSet::repeat`].
+    pub fn remembers(&self, question: &Question) -> Option<Depends> {
+        let Asked::Pull(pull) = &question.asked else { return None };
+        let by_tag = question.asked.is_pull_of_tag();
+        let is_manifest = matches!(pull.content, Content::Manifest(_));
+        let mut depends = Depends::default();
+        for plugin in self.plugins.iter().filter(|plugin| plugin.settings.sees(&pull.place)) {
+            let hooks = &plugin.hooks;
+            if (by_tag && hooks.freshness.is_some()) || (is_manifest && hooks.inspection.is_some()) {
+                return None;
+            }
+            if hooks.admission.is_some() || hooks.routing.is_some() {
+                depends = depends.or(plugin.memory()?.depends());
+            }
+        }
+        Some(depends)
+    }
+
+    /// Counts and notes decisions that hold for this request too: `decided` is what [`Facts::decided`] gave for an equal
+    /// one, under this set.
+    pub fn repeat(&self, facts: &Facts, decided: &[Decided]) {
+        for one in decided {
+            let hook = match one.hook {
+                "admission" => Ask::ADMISSION,
+                "routing" => Ask::ROUTING,
+                _ => continue,
+            };
+            if let Some(plugin) = self.plugins.iter().find(|plugin| Arc::ptr_eq(&plugin.name, &one.plugin)) {
+                plugin.count_remembered(hook);
+            }
+            facts.note(Decided { took: Duration::ZERO, ..one.clone() });
+        }
     }
 
     /// Lets the plugins in shadow mode decide beside what the live ones decided.
@@ -219,12 +278,18 @@ impl PluginSet {
 
 impl Plugin {
     /// Asks the plugin; where it fails, its `on_error` answers, or what its hook needs: a policy that does not answer is
-    /// not no policy.
-    pub(super) async fn rule(&self, ask: &Ask, question: &Question) -> Ruling {
-        let started = Instant::now();
-        let (ruling, failed) = match self.call(ask, question).await {
-            Ok(ruling) => (ruling, None),
+    /// not no policy. `key`: what the answer may be remembered for.
+    pub(super) async fn rule(&self, ask: &Ask, question: &Question, key: Option<&Key<'_>>) -> Ruling {
+        let (answer, took) = self.call(ask, question).await;
+        let (ruling, failed) = match answer {
+            Ok((ruling, used)) => {
+                if !key.is_some_and(|key| self.remember(key, ask, &ruling, &used)) {
+                    question.facts.pass();
+                }
+                (ruling, None)
+            }
             Err(err) => {
+                question.facts.pass();
                 let denies = match self.settings.on_error {
                     Some(OnError::Deny) => true,
                     Some(OnError::Skip) => false,
@@ -234,17 +299,29 @@ impl Plugin {
                 (stands_in, Some(err.to_string()))
             }
         };
-        question.facts.note(Decided {
+        question.facts.note(self.decided(ask.hook(), &ruling, failed, took));
+        ruling
+    }
+
+    /// What it ruled when it was asked the same before; none: it has to be called.
+    fn remembered(&self, key: Option<&Key<'_>>, hook: (usize, &'static str), question: &Question) -> Option<Ruling> {
+        let found = self.recall(key?, hook)?;
+        let ruling = &found.as_ref()?.ruling;
+        question.facts.note(self.decided(hook.1, ruling, None, Duration::ZERO));
+        Some(ruling.clone())
+    }
+
+    fn decided(&self, hook: &'static str, ruling: &Ruling, failed: Option<String>, took: Duration) -> Decided {
+        Decided {
             plugin: self.name.clone(),
-            hook: ask.hook(),
+            hook,
             mode: self.settings.mode,
             ruling: ruling.word(),
             detail: ruling.detail(),
             candidates: ruling.places(),
             failed,
-            took: started.elapsed(),
-        });
-        ruling
+            took,
+        }
     }
 
     /// Lets it decide in a task of its own, so that nobody waits for it; in a dry run here and now. What it decides is
@@ -257,7 +334,7 @@ impl Plugin {
         let (plugin, question) = (self.clone(), question.clone());
         let dry_run = question.dry_run;
         let deciding = async move {
-            let ruling = plugin.rule(&ask, &question).await;
+            let ruling = plugin.rule(&ask, &question, None).await;
             let other = ruling.would_change(&live);
             if other {
                 let (request, pull) = (question.facts.id.as_str(), question.asked.to_string());

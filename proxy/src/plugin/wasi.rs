@@ -13,6 +13,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::guest::{Guest, LOG_MAX};
+use super::hints::Kind;
 
 /// Random bytes that one call of a function may ask for. Units: bytes.
 const RANDOM_MAX: u64 = 64 << 10;
@@ -71,6 +72,8 @@ impl Sandbox {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        // Whatever it is that is used: clocks and random numbers are reached no other way.
+        self.uses(Kind::Time, "wasi");
         let sandbox = self.sandbox.as_mut().expect("who was linked with WASI was made with a sandbox");
         let (ctx, table) = sandbox.inside.get_mut().unwrap_or_else(PoisonError::into_inner);
         WasiCtxView { ctx, table }

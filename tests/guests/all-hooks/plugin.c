@@ -5,9 +5,14 @@
 #include "admission.h"
 #include "fallback.h"
 #include "freshness.h"
+#include "hints.h"
 #include "inspection.h"
 #include "lifecycle.h"
 #include "routing.h"
+
+tidegate_hints_facts_t tidegate_hints_depends_on(void) {
+  return TIDEGATE_HINTS_FACTS_CLIENT | TIDEGATE_HINTS_FACTS_STATE;
+}
 
 // Not to be freed.
 static tidegate_string_t word(const char *of) {

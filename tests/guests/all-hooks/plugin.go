@@ -14,6 +14,7 @@ import (
 	"tidegate/config"
 	"tidegate/fallback"
 	"tidegate/freshness"
+	"tidegate/hints"
 	"tidegate/image"
 	"tidegate/inspection"
 	"tidegate/lifecycle"
@@ -28,6 +29,7 @@ import (
 
 func init() {
 	lifecycle.Handle(check)
+	hints.Handle(func() hints.Facts { return hints.Facts_Client | hints.Facts_State })
 	admission.Handle(admit)
 	routing.Handle(route)
 	fallback.Handle(onFailure)

@@ -1,7 +1,7 @@
 // A plugin with every hook, which calls everything that the host offers.
 
 import {
-  allow, cachedOnly, call, candidate, clock, config, deny, divert, hold, image, log, metrics, name, next, pass, pin,
+  allow, cachedOnly, call, candidate, clock, config, deny, divert, facts, hold, image, log, metrics, name, next, pass, pin,
   registry, release, revalidate, state, tag, to, waitMs,
 } from "./tidegate/tidegate.js";
 
@@ -40,6 +40,10 @@ function tellState() {
 export default {
   check() {
     if (!settings().mirror) throw new Error("no file says `mirror REGISTRY`");
+  },
+
+  dependsOn() {
+    return facts("client", "state");
   },
 
   admit(request) {

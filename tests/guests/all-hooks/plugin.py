@@ -14,6 +14,7 @@ from tidegate import (
     config,
     deny,
     divert,
+    facts,
     hold,
     image,
     log,
@@ -66,6 +67,9 @@ class Plugin:
     def check(self):
         if "mirror" not in _settings():
             raise ValueError("no file says `mirror REGISTRY`")
+
+    def depends_on(self):
+        return facts("client", "state")
 
     def admit(self, request):
         pulls = state.add(request.repository, 1, 3600)

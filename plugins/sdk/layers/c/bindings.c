@@ -127,6 +127,7 @@ extern void __wasm_import_tidegate_metrics_set(uint8_t *, size_t, uint8_t *, siz
 
 
 
+
 // Canonical ABI intrinsics
 
 __attribute__((__weak__, __export_name__("cabi_realloc")))
@@ -1338,6 +1339,7 @@ void tidegate_metrics_increment(tidegate_string_t *name, tidegate_metrics_list_p
 void tidegate_metrics_set(tidegate_string_t *name, tidegate_metrics_list_pair_t *labels, double value) {
   __wasm_import_tidegate_metrics_set((uint8_t *) (*name).ptr, (*name).len, (uint8_t *) (*labels).ptr, (*labels).len, value);
 }
+
 
 
 

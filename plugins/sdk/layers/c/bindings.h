@@ -333,6 +333,29 @@ typedef struct {
   } val;
 } tidegate_lifecycle_result_void_string_t;
 
+// What answers depend on, beside the configuration and what a hook is given; of `call.attribute`, `method` and
+// `addressing` count as given.
+// 
+// The host watches: where a call uses what is not declared, its answer is not remembered, and a warning in the log
+// names the function and the flag.
+typedef uint8_t tidegate_hints_facts_t;
+
+// `call.client-address`, `call.client`, `call.user-agent`: remembered for each client by itself.
+#define TIDEGATE_HINTS_FACTS_CLIENT (1 << 0)
+// The repository, and what of it is asked for. Always kept apart, be it declared or not.
+#define TIDEGATE_HINTS_FACTS_REPOSITORY (1 << 1)
+// The tag or digest. Always kept apart, be it declared or not.
+#define TIDEGATE_HINTS_FACTS_REFERENCE (1 << 2)
+// `call.accept`, `call.header`: remembered for each set of headers by itself.
+#define TIDEGATE_HINTS_FACTS_HEADERS (1 << 3)
+// `clock`, `call.remaining-ms`, clocks and random numbers of WASI. Nothing is remembered.
+#define TIDEGATE_HINTS_FACTS_TIME (1 << 4)
+// `state`, `call.id`; or a call leaves something behind: `call.warn`, `log`, `metrics`. Nothing is remembered.
+#define TIDEGATE_HINTS_FACTS_STATE (1 << 5)
+// What the host looks up, for some answers: `call.cache`, other facts of `call.attribute`, `registry`, `image`. An
+// answer for which nothing was looked up is remembered, the others are not.
+#define TIDEGATE_HINTS_FACTS_LOOKUPS (1 << 6)
+
 typedef tidegate_request_t tidegate_admission_request_t;
 
 typedef tidegate_denial_t tidegate_admission_denial_t;
@@ -491,7 +514,7 @@ extern void tidegate_call_accept(tidegate_list_string_t *ret);
 extern void tidegate_call_header(tidegate_string_t *name, tidegate_list_string_t *ret);
 // A fact by its name. none: not known here.
 // 
-// - `method`: `GET`, `HEAD`; `addressing`: `ns`, `virtual-host`,
+// - `method`: `GET`, `HEAD`; of a push `POST`, `PATCH`, `PUT`, `DELETE`, too; `addressing`: `ns`, `virtual-host`,
 //   `path`, `default`, `intercept`
 // - `cache.digest`, `cache.age-secs`: of the cached copy, where there is one
 // - `ratelimit.REGISTRY.remaining`, `ratelimit.REGISTRY.limit`: what the registry said last of the pulls that it

@@ -24,6 +24,7 @@ function reason(error) {
 export const hook = (plugin, method) => (...given) => {
   try {
     const answer = plugin[method](...given);
+    if (method === "dependsOn") return answer;
     if (method !== "check" && !ANSWERS[method].includes(answer?.tag)) {
       throw new TypeError(`${method} answers ${JSON.stringify(answer)}, which is none of ${ANSWERS[method].join(", ")}`);
     }

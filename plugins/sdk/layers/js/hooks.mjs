@@ -5,6 +5,7 @@ import { pathToFileURL } from "node:url";
 
 const HOOKS = {
   check: "lifecycle",
+  dependsOn: "hints",
   admit: "admission",
   route: "routing",
   onFailure: "fallback",

@@ -3,6 +3,7 @@
 // A plugin is the object that `plugin.js` exports as its default. Its methods are the hooks that it wants:
 //
 //   check()                                   reads the configuration; an exception refuses it
+//   dependsOn()                               facts(...): see AUTHORING.md, "Answers that are remembered"
 //   admit(request)                            allow, cachedOnly or deny(...)
 //   route(request, candidates)                pass, to(...) or deny(...)
 //   onFailure(request, attempts, remaining)   pass, next, divert(...), serveStale, waitMs(...), stop or deny(...)
@@ -58,6 +59,9 @@ export const revalidate = { tag: "revalidate" };
 export function deny(message, { status = 403, code = "DENIED", retryAfterSecs } = {}) {
   return { tag: "deny", val: { status, code, message, retryAfterSecs } };
 }
+
+/** What answers depend on: "client", "headers", "time", "state", "lookups". None: on the request alone. */
+export const facts = (...names) => Object.fromEntries(names.map((name) => [name, true]));
 
 /** These candidates, in this order; none: only the cache may serve. */
 export const to = (...candidates) => ({ tag: "to", val: candidates });

@@ -3,6 +3,7 @@
 A plugin is the class `Plugin` in `plugin.py`. Its methods are the hooks that it wants; other methods begin with `_`:
 
     check(self)                                    reads the configuration; an exception refuses it
+    depends_on(self)                               facts(...): see AUTHORING.md, "Answers that are remembered"
     admit(self, request)                           ALLOW, CACHED_ONLY or deny(...)
     route(self, request, candidates)               PASS, to(...) or deny(...)
     on_failure(self, request, attempts, remaining) PASS, NEXT, divert(...), SERVE_STALE, wait_ms(...), STOP or deny(...)
@@ -13,6 +14,7 @@ An exception fails the call, and its text is the reason in the proxy's log. What
 `call`, `clock`, `config`, `image`, `log`, `metrics`, `registry` and `state`; `wit/` describes them.
 """
 
+import functools
 import importlib
 import traceback
 from dataclasses import dataclass
@@ -74,6 +76,13 @@ def pin(digest: str) -> Answer:
     return Answer("Pin", (digest,))
 
 
+def facts(*names: str) -> Any:
+    """What answers depend on: "client", "headers", "time", "state", "lookups". None: on the request alone."""
+    from wit_world.exports import hints
+
+    return functools.reduce(lambda all_of, one: all_of | hints.Facts[one.upper()], names, hints.Facts(0))
+
+
 def candidate(registry: str, repository: Optional[str] = None) -> Candidate:
     """A registry by name, with the repository that the client asked for or with another one."""
     return Candidate(registry, repository, None, None, [])
@@ -115,6 +124,8 @@ def _call(hook: str, method, *given: Any) -> Any:
         answer = method(*given)
         if hook == "lifecycle":
             return None
+        if hook == "hints":
+            return answer
         words = importlib.import_module(f"wit_world.exports.{hook}")
         made = getattr(words, f"{_VARIANTS[hook]}_{answer.word}", None) if isinstance(answer, Answer) else None
         if made is None:

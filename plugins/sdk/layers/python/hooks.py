@@ -5,6 +5,7 @@ import sys
 
 HOOKS = {
     "check": "lifecycle",
+    "depends_on": "hints",
     "admit": "admission",
     "route": "routing",
     "on_failure": "fallback",

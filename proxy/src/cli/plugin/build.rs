@@ -22,8 +22,9 @@ struct Hook {
     js: &'static str,
 }
 
-const HOOKS: [Hook; 6] = [
+const HOOKS: [Hook; 7] = [
     Hook { interface: "lifecycle", python: "check", js: "check" },
+    Hook { interface: "hints", python: "depends_on", js: "dependsOn" },
     Hook { interface: "admission", python: "admit", js: "admit" },
     Hook { interface: "routing", python: "route", js: "route" },
     Hook { interface: "fallback", python: "on_failure", js: "onFailure" },

@@ -74,6 +74,7 @@ async fn run(alone: &Alone, case: &Case) -> Vec<Difference> {
     }
     let mut facts =
         Facts::new("test".to_owned(), case.client, case.user_agent.clone(), case.accept.clone(), case.headers.clone());
+    facts.asks_anew = true;
     facts.identity.clone_from(&case.identity);
     let question = Question {
         asked: case.pull.clone().into(),

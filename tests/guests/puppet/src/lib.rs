@@ -2,9 +2,10 @@
 //! there is none has nothing to say.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tidegate_sdk::{
-    Action, Admission, Attempt, CachedTag, Candidate, Config, Denial, Fallback, File, Finding, Freshness, Identity, Inspection,
+    Action, Admission, Attempt, CachedTag, Candidate, Config, Denial, Facts, Fallback, File, Finding, Freshness, Hints, Identity, Inspection,
     Lifecycle, Pair, Request, Routes, Routing, Rule, Step, Verdict, call, clock, image, log, metrics, registry, state,
 };
 
@@ -25,6 +26,28 @@ impl Lifecycle for Puppet {
     }
 }
 
+impl Hints for Puppet {
+    /// `hints = "client+headers"`, `"none"`; without the line everything, so that nothing is remembered.
+    fn depends_on() -> Facts {
+        let word = line("hints");
+        if word == "panic" {
+            panic!("told to fail");
+        }
+        let known = |name: &str| match name {
+            "client" => Facts::CLIENT,
+            "headers" => Facts::HEADERS,
+            "time" => Facts::TIME,
+            "state" => Facts::STATE,
+            "lookups" => Facts::LOOKUPS,
+            _ => Facts::empty(),
+        };
+        if word.is_empty() { Facts::all() } else { word.split('+').map(known).fold(Facts::empty(), |all, one| all | one) }
+    }
+}
+
+/// How often this instance was asked: what a plugin that keeps nothing would not know.
+static ASKED: AtomicU32 = AtomicU32::new(0);
+
 /// What every hook may be told to do, before it answers.
 fn act(word: &str) {
     match word {
@@ -37,6 +60,14 @@ fn act(word: &str) {
             metrics::set("level", &[], 0.5);
             metrics::increment("not a name", &[], 1);
         }
+        "say" => log::info("asked"),
+        "clock" => _ = clock::now_ms(),
+        "address" => _ = call::client_address(),
+        "accept" => _ = call::accept(),
+        "state" => _ = state::get("x"),
+        "cached" => _ = call::cache(),
+        "limits" => _ = facts(),
+        "method" => _ = call::attribute("method"),
         "warn" => call::warn("a warning of the puppet"),
         "remember" => {
             let now = clock::now_ms().to_string();
@@ -52,6 +83,12 @@ fn act(word: &str) {
 impl Admission for Puppet {
     fn admit(request: &Request) -> Verdict {
         let word = line("admission");
+        // `admission = "times"`, or with something that is done before: `"times clock"`.
+        if let Some(rest) = word.strip_prefix("times") {
+            act(rest.trim());
+            let times = ASKED.fetch_add(1, Ordering::Relaxed) + 1;
+            return Verdict::deny(format!("asked {times} times"));
+        }
         act(&word);
         match word.as_str() {
             "read-only" if request.action == Action::Pull => Verdict::Allow,
@@ -69,6 +106,10 @@ impl Routing for Puppet {
     fn route(request: &Request, _: &[Candidate]) -> Routes {
         let word = line("routing");
         act(&word);
+        if word == "times" {
+            let times = ASKED.fetch_add(1, Ordering::Relaxed) + 1;
+            return Denial::new(format!("routed {times} times")).into();
+        }
         match word.as_str() {
             "" => Routes::Pass,
             "look" => Denial::new(look(request)).into(),
@@ -185,4 +226,4 @@ fn spend() -> String {
     }
 }
 
-tidegate_sdk::export!(Puppet: lifecycle, admission, routing, fallback, inspection, freshness);
+tidegate_sdk::export!(Puppet: lifecycle, hints, admission, routing, fallback, inspection, freshness);
