@@ -4,6 +4,7 @@ use serde_json::Value;
 use tidegate_tests::eventually;
 use tidegate_tests::fake::Fake;
 use tidegate_tests::image::Image;
+use tidegate_tests::plugins::allowlist;
 use tidegate_tests::proxy::Proxy;
 use tidegate_tests::site::Site;
 
@@ -138,4 +139,20 @@ fn a_tag_is_not_given_again_after_its_time() {
         assert_whole(&proxy.get(&by_digest).fetch(), &other.digest());
     }
     assert!(repeated(&proxy) > 0);
+}
+#[test]
+fn a_change_of_the_policy_holds_for_the_next_request() {
+    let (fake, image) = fake_with_app();
+    let proxy = site(&fake)
+        .with([("10-allowlist.wasm", &allowlist()), ("10-allowlist.toml", b"block = [\"docker.io/library/redis\"]")])
+        .start();
+    warm_up(&proxy, &image);
+    let ask = || proxy.get(APP).field("Accept", ACCEPT).fetch();
+    for round in 0..3 {
+        proxy.reload(|site| site.copy("10-allowlist.toml", b"block = [\"docker.io/library/app\"]"));
+        assert_eq!(ask().status, 403, "round {round}");
+        proxy.reload(|site| site.copy("10-allowlist.toml", b"block = [\"docker.io/library/redis\"]"));
+        assert_whole(&ask(), &image.digest());
+        assert_whole(&ask(), &image.digest());
+    }
 }

@@ -51,7 +51,7 @@ pub use lookups::{Cached, Gave, Looking, Lookups, Missing};
 pub use reload::{Plugins, StartError};
 pub use replaying::Replaying;
 pub use ruling::{Rule, Step};
-pub use set::{Admission, PluginSet};
+pub use set::{Admission, Counting, PluginSet};
 pub use settings::Mode;
 pub use view::View;
 pub use waiting::Refused;

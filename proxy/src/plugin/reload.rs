@@ -122,14 +122,10 @@ impl Plugins {
         self.current.load_full()
     }
 
-    /// Which set is in effect.
-    pub fn generation(&self) -> u64 {
-        self.current.load().generation()
-    }
-
-    /// Whether a plugin decides by who asks.
-    pub fn ask_who(&self) -> bool {
-        false
+    /// Which set is in effect, and whether any of its plugins decides by who asks.
+    pub fn at_a_glance(&self) -> (u64, bool) {
+        let set = self.current.load();
+        (set.generation(), set.asks_who())
     }
 
     /// Files of the folder that are not loaded.

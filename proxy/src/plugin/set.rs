@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::convert;
-use super::facts::{Decided, Facts, Question};
+use super::facts::{Decided, Question};
 use super::folder::Version;
 use super::hints::Depends;
 use super::instance::{CallError, Plugin};
@@ -22,6 +22,18 @@ pub struct PluginSet {
     pub(super) plugins: Vec<Arc<Plugin>>,
     /// Those that are switched off: what is known of them is their files.
     pub(super) off: Vec<Arc<Version>>,
+}
+
+/// Plugins whose decisions hold once more, and by which hook.
+pub struct Counting(Vec<(Arc<Plugin>, (usize, &'static str))>);
+
+impl Counting {
+    /// Counts them.
+    pub fn count(&self) {
+        for (plugin, hook) in &self.0 {
+            plugin.count_remembered(*hook);
+        }
+    }
 }
 
 /// What all admission plugins say together.
@@ -44,11 +56,6 @@ impl PluginSet {
     /// Names of the plugins that decide by a hook about a pull.
     pub fn names_with(&self, hook: &'static str, question: &Question) -> Vec<String> {
         self.live(hook, question).map(|plugin| plugin.version.name.clone()).collect()
-    }
-
-    /// Whether who asks the same again would be decided about the same, after what was decided now.
-    pub fn is_repeatable(&self, _facts: &super::facts::Facts) -> bool {
-        self.plugins.is_empty()
     }
 
     /// Counts up at each swap.
@@ -229,8 +236,8 @@ impl PluginSet {
     /// `admission`, `routing`, `freshness` or `inspection` remembers nothing, or decides in shadow mode.
     ///
     /// Who remembers more than single answers for that must also see [`Facts::is_repeatable`] when all has been decided:
-    /// a call may have used what the plugin had not declared. What is decided once more without asking is told with
-    /// [`PluginSet::repeat`].
+    /// a call may have used what the plugin had not declared. What is decided once more without asking is counted by
+    /// [`PluginSet::counting`].
     pub fn remembers(&self, question: &Question) -> Option<Depends> {
         let Asked::Pull(pull) = &question.asked else { return None };
         let by_tag = question.asked.is_pull_of_tag();
@@ -248,20 +255,21 @@ impl PluginSet {
         Some(depends)
     }
 
-    /// Counts and notes decisions that hold for this request too: `decided` is what [`Facts::decided`] gave for an equal
-    /// one, under this set.
-    pub fn repeat(&self, facts: &Facts, decided: &[Decided]) {
-        for one in decided {
-            let hook = match one.hook {
-                "admission" => Ask::ADMISSION,
-                "routing" => Ask::ROUTING,
-                _ => continue,
-            };
-            if let Some(plugin) = self.plugins.iter().find(|plugin| Arc::ptr_eq(&plugin.name, &one.plugin)) {
-                plugin.count_remembered(hook);
-            }
-            facts.note(Decided { took: Duration::ZERO, ..one.clone() });
-        }
+    /// Whether any plugin says that it decides by who asks.
+    pub fn asks_who(&self) -> bool {
+        self.plugins.iter().any(|plugin| plugin.memory().is_some_and(|memory| memory.depends().client))
+    }
+
+    /// What counts decisions that hold for other requests too, each time that they do. `decided`: what
+    /// [`Facts::decided`] gave, under this set.
+    pub fn counting(&self, decided: &[Decided]) -> Counting {
+        let hook = |one: &Decided| match one.hook {
+            "admission" => Some(Ask::ADMISSION),
+            "routing" => Some(Ask::ROUTING),
+            _ => None,
+        };
+        let named = |one: &Decided| self.plugins.iter().find(|plugin| Arc::ptr_eq(&plugin.name, &one.plugin)).cloned();
+        Counting(decided.iter().filter_map(|one| Some((named(one)?, hook(one)?))).collect())
     }
 
     /// Lets the plugins in shadow mode decide beside what the live ones decided.

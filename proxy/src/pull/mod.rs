@@ -265,32 +265,31 @@ pub async fn run(core: &Arc<Core>, live: &Arc<Live>, pull: Pull, caller: Caller)
     if facts.recorded && facts.seen().cached.is_none() {
         routing.question(Way::Cached).lookups.cached().await;
     }
-    let repeatable = admitted.cached_only().is_none() && routing.set.is_repeatable(&facts);
+    let decides_alike = routing.set.remembers(&routing.question(Way::Named)).is_some();
+    let repeatable = admitted.cached_only().is_none() && decides_alike;
     let routed = Arc::new(Routed::new(routing, admitted, candidates)?);
     let answer = routed.answer_to(&pull).await?;
-    // What the plugins were asked meanwhile is part of it.
-    let again = answer.again.filter(|_| repeatable && routed.plugins().is_repeatable(&facts));
+    let again = answer.again.filter(|_| repeatable && facts.is_repeatable());
     Ok(Answer { again, ..answer })
 }
 
 impl Routed {
     async fn answer_to(self: &Arc<Self>, pull: &Pull) -> Result<Answer, Error> {
-        let routed = self;
         match &pull.content {
             Content::Manifest(reference) => {
                 let found = match reference {
-                    Reference::Tag(tag) => routed.manifest_by_tag(tag, routed.judge(tag).await).await?,
-                    Reference::Digest(digest) => routed.manifest_by_digest(*digest).await?,
+                    Reference::Tag(tag) => self.manifest_by_tag(tag, self.judge(tag).await).await?,
+                    Reference::Digest(digest) => self.manifest_by_digest(*digest).await?,
                 };
-                routed.inspect(reference, &found).await?;
-                if routed.plugins().routes(routed.question()) {
-                    routed.core().givers.learn(&pull.place, reference, &found);
+                self.inspect(reference, &found).await?;
+                if self.plugins().routes(self.question()) {
+                    self.core().givers.learn(&pull.place, reference, &found);
                 }
                 Ok(manifest::answer(found))
             }
-            Content::Blob(digest) => routed.blob(*digest).await,
-            Content::Tags => routed.listing("tags/list").await,
-            Content::Referrers(digest) => routed.listing(&format!("referrers/{digest}")).await,
+            Content::Blob(digest) => self.blob(*digest).await,
+            Content::Tags => self.listing("tags/list").await,
+            Content::Referrers(digest) => self.listing(&format!("referrers/{digest}")).await,
         }
     }
 }

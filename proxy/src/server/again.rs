@@ -24,6 +24,7 @@ use crate::body::Body;
 use crate::cache::Content;
 use crate::metrics::Answers;
 use crate::oci::Asked;
+use crate::plugin::Counting;
 use crate::pull::{Again, Live, Source};
 use crate::record::{Journal, Line, Tells};
 
@@ -64,6 +65,8 @@ struct Wish<'a> {
     headers: &'a HeaderMap,
     /// Who asks, where a plugin wants to know.
     client: Option<IpAddr>,
+    /// Which set of plugins decides.
+    generation: u64,
 }
 
 /// The same, of a request that was answered.
@@ -91,6 +94,8 @@ pub(super) struct Given {
     /// What its line is made of.
     over: Over,
     answers: Answers,
+    /// Counts what the plugins decided.
+    counting: Counting,
 }
 
 /// A request that is to be remembered with its answer.
@@ -141,7 +146,8 @@ impl Repeats {
         if other.is_some() || (host.is_none() && request.version() == Version::HTTP_11) {
             return None;
         }
-        let client = answering.core.plugins.ask_who().then(|| peer.address.ip().to_canonical());
+        let (generation, asks_who) = answering.core.plugins.at_a_glance();
+        let client = asks_who.then(|| peer.address.ip().to_canonical());
         let mut hasher = self.random.build_hasher();
         let mut length = 0;
         let mut part = |bytes: &[u8]| {
@@ -163,7 +169,7 @@ impl Repeats {
         if let Some(IpAddr::V4(client)) = client {
             hasher.write_u32(client.to_bits());
         }
-        Some(Wish { hash: hasher.finish(), head, uri, headers, client })
+        Some(Wish { hash: hasher.finish(), head, uri, headers, client, generation })
     }
 
     fn place(&self, hash: u64) -> &Mutex<Two> {
@@ -234,10 +240,11 @@ impl Wished {
 pub(super) fn answer<B>(answering: &Answering, peer: &Peer, request: &Request<B>) -> Option<Response<Watched>> {
     let Answering { core, repeats, journal, .. } = answering;
     let live = core.live();
-    let given = repeats.find(&repeats.wish(answering, &live, peer, request)?)?;
+    let wish = repeats.wish(answering, &live, peer, request)?;
+    let given = repeats.find(&wish)?;
     let progress = Progress::begin();
     let stands = Arc::ptr_eq(&given.live, &live)
-        && given.generation == core.plugins.generation()
+        && given.generation == wish.generation
         && progress.started() < given.again.until;
     if !stands {
         return None;
@@ -251,6 +258,7 @@ pub(super) fn answer<B>(answering: &Answering, peer: &Peer, request: &Request<B>
     let id = HeaderValue::try_from(id).ok()?;
     head.insert(REQUEST_ID, id.clone());
     core.metrics.repeated.inc();
+    given.counting.count();
     given.answers.in_flight.inc();
     let agent = request.headers().get(USER_AGENT);
     let repeated = Repeated {
@@ -271,16 +279,18 @@ pub(super) fn answer<B>(answering: &Answering, peer: &Peer, request: &Request<B>
 impl Remembering {
     /// Whether the answer to a request may be remembered at all.
     pub fn begin<B>(answering: &Answering, live: &Live, peer: &Peer, request: &Request<B>) -> Option<Self> {
-        let wished = answering.repeats.wish(answering, live, peer, request)?.owned();
+        let wish = answering.repeats.wish(answering, live, peer, request)?;
         let agent = request.headers().get(USER_AGENT).map(owned);
-        Some(Self { wished, generation: answering.core.plugins.generation(), agent })
+        Some(Self { wished: wish.owned(), generation: wish.generation, agent })
     }
 
     /// Keeps an answer of the long way.
     pub fn keep(self, answering: &Answering, live: &Arc<Live>, head: &HeaderMap, (again, over): (Again, Over)) {
         let Self { wished, generation, agent } = self;
         // Another set of plugins took over meanwhile: who of them decided is not looked up.
-        let Some(source) = over.source.filter(|_| over.facts.seen().generation == generation) else { return };
+        let set = answering.core.plugins.current();
+        let same = over.facts.seen().generation == generation && set.generation() == generation;
+        let Some(source) = over.source.filter(|_| same) else { return };
         let labels =
             crate::metrics::Request { content: over.asked.kind(), status: over.status, source: source.as_str() };
         answering.repeats.keep(Given {
@@ -294,6 +304,7 @@ impl Remembering {
             asked: over.asked.clone(),
             source,
             answers: answering.core.metrics.answers(&labels),
+            counting: set.counting(&over.facts.decided()),
             over,
         });
     }
@@ -377,6 +388,9 @@ impl std::fmt::Debug for OverAgain {
 
 impl Tells for OverAgain {
     fn line(&self) -> Line {
+        let mut first = self.given.over.line();
+        // Nobody was asked.
+        first.decisions.iter_mut().for_each(|decided| decided.us = 0);
         Line {
             time: humantime::format_rfc3339_millis(self.began).to_string(),
             request: text(&self.id).to_owned(),
@@ -385,7 +399,7 @@ impl Tells for OverAgain {
             sent_bytes: self.sent,
             elapsed_ms: self.elapsed_ms,
             broken: self.broken.clone(),
-            ..self.given.over.line()
+            ..first
         }
     }
 }
