@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::{Future, pending};
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_LENGTH;
@@ -303,9 +306,12 @@ where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = pin!(connection);
+    // Looked at only when it has something to say: the connection is polled for every packet.
+    let mut ends: FuturesUnordered<_> = iter::once(must_end(terms, idle)).collect();
     let end = tokio::select! {
+        biased;
         ended = connection.as_mut() => return ended,
-        end = must_end(terms, idle) => end,
+        Some(end) = ends.next() => end,
     };
     let patience = match end {
         End::Now => LAST_WORDS,
