@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use tidegate_tests::clients;
-use tidegate_tests::content::sha256;
+use tidegate_tests::content::{Content, sha256};
+use tidegate_tests::eventually;
 use tidegate_tests::fake::{Act, Fake, Reply};
 use tidegate_tests::image::{Image, tar};
 use tidegate_tests::registry::Registry;
@@ -155,7 +156,7 @@ fn look_ups_go_through_the_cache_and_find_what_the_repository_has() {
     let other = Image::small("other");
     fake.put_image(&other, "library/app:other");
     let small = fake.put_blob("library/app", b"a small blob".to_vec());
-    let big = fake.put_blob("library/app", tidegate_tests::content::Content::noise(3, (1 << 20) + 1));
+    let big = fake.put_blob("library/app", Content::noise(3, (1 << 20) + 1));
     let sbom = json!({ "mediaType": MANIFEST, "digest": sha256(b"sbom"), "size": 4,
         "artifactType": "application/vnd.example.sbom" });
     let signature = json!({ "mediaType": MANIFEST, "digest": sha256(b"sig"), "size": 3, "artifactType": "other" });
@@ -183,6 +184,23 @@ fn look_ups_go_through_the_cache_and_find_what_the_repository_has() {
     let fresh = with_puppet(&fake, &lines("inspection"));
     let told = fresh.get(&by_digest).fetch().message();
     assert!(told.contains(&format!("referrers={} ", sha256(b"sbom"))), "{told}");
+}
+
+#[test]
+fn look_ups_read_large_blobs_as_they_come_and_from_the_cache() {
+    let (fake, _image) = fake_with_app();
+    let digest = |content: Content| fake.put_blob("library/app", content).rsplit('/').next().unwrap().to_owned();
+    let (small, big) = (digest(Content::noise(4, 200_000)), digest(Content::noise(5, 1_000_000)));
+    let lines = format!("inspection = \"look\"\nblob = \"{small}\"\nbig = \"{big}\"\n");
+    let proxy = with_puppet(&fake, &lines);
+    for temperature in ["cold", "warm"] {
+        let told = denial(&proxy);
+        assert!(told.contains("blob=Ok(200000) big=Ok(1000000)"), "{temperature}: {told}");
+        for digest in [&small, &big] {
+            let file = proxy.site().blob_path(digest);
+            eventually("it is cached", || file.exists());
+        }
+    }
 }
 
 #[test]

@@ -53,6 +53,17 @@ impl Body {
         Self { kind: Kind::Stream(pieces), length }
     }
 
+    /// Its bytes, for who reads them here. A body that goes to a connection by way of its outlet breaks.
+    pub fn chunks(self) -> Chunks {
+        match self.kind {
+            Kind::Whole(bytes) => Box::pin(futures_util::stream::iter(bytes.map(Ok))),
+            Kind::Stream(pieces) => Box::pin(pieces.map(|piece| match piece? {
+                Piece::Bytes(bytes) => Ok(bytes),
+                Piece::File(_) => Err(Short("a part of a file is sent, not read".to_owned())),
+            })),
+        }
+    }
+
     /// Its length, where it is known. Units: bytes.
     pub fn length(&self) -> Option<u64> {
         self.length

@@ -9,19 +9,16 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::{Semaphore, watch};
 
 use super::blocking;
 use super::follow::Follower;
 use super::store::{Link, Staged, Store};
+use super::writer::Writer;
 use crate::oci::digest::Hasher;
 use crate::oci::{Attempt, Digest, Place};
 use crate::trace;
 
-/// Chunks that may wait between the network and the disk; with hyper's chunks of at most 64 KiB about 1 MiB a fill.
-const QUEUE: usize = 16;
 /// Transfers beside one fill, for readers that are far ahead of it.
 const SIDES_MAX: usize = 2;
 /// Beginnings of blobs that are kept for a transfer that goes on with them.
@@ -99,10 +96,10 @@ struct Kept {
 }
 
 /// A staged file, and the hash of what stands in it.
-struct Written {
-    staged: Staged,
-    hasher: Hasher,
-    length: u64,
+pub(super) struct Written {
+    pub staged: Staged,
+    pub hasher: Hasher,
+    pub length: u64,
 }
 
 /// What a request became that asked for a blob which is not there.
@@ -234,14 +231,12 @@ impl Leader {
             return Err(FillError::Disk(io::Error::other("what an earlier transfer has left is gone")));
         }
         let file = written.staged.file.clone();
-        let (chunks, queue) = mpsc::channel(QUEUE);
         self.progress.send_modify(|progress| {
             let available = length.saturating_sub(1);
             *progress = Progress { head: Some(head), file: Some(file), available, state: State::Running };
         });
         let (store, progress, writing) = (self.store.clone(), self.progress.clone(), self.writing.clone());
-        let task = tokio::spawn(write_all(store, written, queue, progress, writing));
-        Ok(Writer { chunks, task, length, size })
+        Ok(Writer::start(store, written, size, progress, writing))
     }
 
     /// Makes the content visible under its digest, when it is right, and keeps that `place` holds it: before, so that
@@ -287,7 +282,7 @@ impl Leader {
 
     /// Ends the fill that nobody reads, and keeps what has come for the next one.
     pub async fn keep(self, writer: Writer) {
-        let size = writer.size;
+        let size = writer.size();
         if let Ok(written) = writer.end().await
             && written.length > 0
         {
@@ -334,68 +329,10 @@ impl Drop for Leader {
     }
 }
 
-/// Takes the bytes of a fill, in order.
-pub struct Writer {
-    chunks: mpsc::Sender<Bytes>,
-    task: JoinHandle<io::Result<Written>>,
-    length: u64,
-    size: Option<u64>,
-}
-
-impl Writer {
-    /// Bytes taken so far: where a broken transfer goes on. Units: bytes.
-    pub fn written(&self) -> u64 {
-        self.length
-    }
-
-    /// Takes the next bytes; waits while the disk is behind.
-    pub async fn write(&mut self, chunk: Bytes) -> Result<(), FillError> {
-        let length = chunk.len() as u64;
-        if self.chunks.send(chunk).await.is_ok() {
-            self.length += length;
-            return Ok(());
-        }
-        // The writing task has ended: only a fault of the disk ends it early.
-        let fault = (&mut self.task).await.map_err(io::Error::other)?.err();
-        Err(FillError::Disk(fault.unwrap_or_else(|| io::Error::other("the writing task ended early"))))
-    }
-
-    async fn end(self) -> io::Result<Written> {
-        drop(self.chunks);
-        self.task.await.map_err(io::Error::other)?
-    }
-}
-
-/// Hashes, writes and publishes chunks until their sender is gone.
-async fn write_all(
-    store: Arc<Store>,
-    mut written: Written,
-    mut queue: mpsc::Receiver<Bytes>,
-    progress: watch::Sender<Progress>,
-    writing: Arc<Semaphore>,
-) -> io::Result<Written> {
-    let mut batch = Vec::with_capacity(QUEUE);
-    while queue.recv_many(&mut batch, QUEUE).await > 0 {
-        let place = writing.acquire().await.expect("never closed");
-        let store = store.clone();
-        (written, batch) = blocking(move || {
-            for chunk in batch.drain(..) {
-                written.hasher.update(&chunk);
-                store.write_at(&written.staged, &chunk, written.length)?;
-                written.length += chunk.len() as u64;
-            }
-            Ok((written, batch))
-        })
-        .await?;
-        drop(place);
-        // One byte short of what there is, until the digest is known.
-        progress.send_modify(|progress| progress.available = written.length.saturating_sub(1));
-    }
-    Ok(written)
-}
-
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
     use crate::cache::follow::tests::collect;
     use crate::config::Cache as Config;

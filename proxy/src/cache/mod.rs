@@ -15,6 +15,7 @@ mod store;
 mod survey;
 mod upkeep;
 mod verify;
+mod writer;
 
 use std::fs::File;
 use std::io;
@@ -27,12 +28,13 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-pub use fill::{FillEnd, FillError, Head, Leader, Role, Writer};
+pub use fill::{FillEnd, FillError, Head, Leader, Role};
 pub use follow::{Follower, Lost, Reading};
 pub use hot::{Content, Held, Ticket};
 pub use remove::{Removed, Target};
 pub use store::{Link, OpenError, TagEntry};
 pub use survey::{Count, Image, Survey, Wrong};
+pub use writer::Writer;
 
 use crate::body::{Body, Outlet, Pieces};
 use crate::config;

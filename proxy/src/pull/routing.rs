@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use futures_util::TryStreamExt;
+use http_body::Frame;
+use http_body_util::{BodyExt, LengthLimitError, Limited, StreamBody};
 use tokio::sync::OnceCell;
 
 use super::admitted::Admitted;
@@ -130,7 +132,9 @@ impl Sight {
         let Routing { core, live, set, pull, caller, .. } = &*self.routing;
         let candidates = self.candidates().await.map_err(|_| Missing::Denied)?;
         let pull = Pull { content, method: Method::Get, ..(**pull).clone() };
-        let caller = Caller { negotiated: Negotiated::ALL, range: None, query: String::new(), ..caller.clone() };
+        // What it brings is read here: the caller's connection has no part in it.
+        let (negotiated, outlet) = (Negotiated::ALL, None);
+        let caller = Caller { negotiated, range: None, query: String::new(), outlet, ..caller.clone() };
         let own = Routing {
             core: core.clone(),
             live: live.clone(),
@@ -253,7 +257,8 @@ async fn read(answer: Answer, max: usize) -> Result<Bytes, Missing> {
     if answer.length.is_some_and(|length| length > max as u64) {
         return Err(Missing::TooLarge);
     }
-    match Limited::new(answer.body, max).collect().await {
+    let body = StreamBody::new(answer.body.chunks().map_ok(Frame::data));
+    match Limited::new(body, max).collect().await {
         Ok(whole) => Ok(whole.to_bytes()),
         Err(err) if err.is::<LengthLimitError>() => Err(Missing::TooLarge),
         Err(err) => Err(Missing::Unavailable(err.to_string())),

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
+use std::iter;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -307,12 +308,12 @@ where
     C: Future<Output = hyper::Result<()>>,
 {
     let mut connection = pin!(connection);
-    // It is looked at when it was woken, and not each time that the connection is.
-    let mut must_end: FuturesUnordered<_> = std::iter::once(must_end(terms, idle)).collect();
+    // Looked at only when it has something to say: the connection is polled for every packet.
+    let mut ends: FuturesUnordered<_> = iter::once(must_end(terms, idle)).collect();
     let end = tokio::select! {
         biased;
         ended = connection.as_mut() => return ended,
-        Some(end) = must_end.next() => end,
+        Some(end) = ends.next() => end,
     };
     let patience = match end {
         End::Now => LAST_WORDS,

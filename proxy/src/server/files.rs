@@ -96,9 +96,7 @@ impl Files {
         if unsure {
             *seen = Some((end, Instant::now()));
         }
-        let length = usize::try_from(end - part.at).expect("at most a slice");
-        let mut at = part.at;
-        let sent = ready!(poll_socket(stream, cx, || rustix::fs::sendfile(stream, &part.file, Some(&mut at), length)))?;
+        let sent = ready!(poll_sendfile(stream, cx, part, end))?;
         if sent == 0 {
             tracing::warn!("a cached file became shorter while it was sent");
             return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
@@ -122,6 +120,27 @@ fn poll_socket(
         match stream.try_io(Interest::WRITABLE, || Ok(write()?)) {
             Err(err) if err.kind() == io::ErrorKind::WouldBlock => {}
             done => return Poll::Ready(done),
+        }
+    }
+}
+
+/// Sends bytes of a part up to `end`; none where the file has none.
+fn poll_sendfile(stream: &TcpStream, cx: &mut Context<'_>, part: &Due, end: u64) -> Poll<io::Result<usize>> {
+    let length = usize::try_from(end - part.at).expect("at most a slice");
+    loop {
+        ready!(stream.poll_write_ready(cx))?;
+        let (mut at, mut sent) = (part.at, 0);
+        let tried = stream.try_io(Interest::WRITABLE, || {
+            sent = rustix::fs::sendfile(stream, &part.file, Some(&mut at), length)?;
+            // A short write has filled the socket: it is waited for without being tried once more. A file that became
+            // shorter does not fill it.
+            let filled = || io::Result::Ok(rustix::fs::fstat(&part.file)?.st_size.cast_unsigned() >= end);
+            if 0 < sent && sent < length && filled()? { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        });
+        match tried {
+            Err(err) if err.kind() != io::ErrorKind::WouldBlock => return Poll::Ready(Err(err)),
+            Err(_) if sent == 0 => {}
+            _ => return Poll::Ready(Ok(sent)),
         }
     }
 }
