@@ -350,8 +350,8 @@ impl clock::Host for Guest {
     }
 
     fn monotonic_ns(&mut self) -> u64 {
-        self.uses(Kind::Time, "clock.monotonic-ns");
         static ZERO: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+        self.uses(Kind::Time, "clock.monotonic-ns");
         let since: Duration = ZERO.get_or_init(Instant::now).elapsed();
         u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
     }

@@ -67,7 +67,8 @@ pub struct Plugin {
     /// Places in the pool that an instance takes.
     slots: u32,
     shadows: Arc<Semaphore>,
-    idle: Mutex<Vec<Warm>>,
+    #[expect(clippy::vec_box, reason = "each call moves one out and in again")]
+    idle: Mutex<Vec<Box<Warm>>>,
     /// What it said of its answers when it was loaded; empty: nothing.
     hints: OnceLock<Hints>,
     counters: Counters,
@@ -386,7 +387,7 @@ impl Plugin {
         ask: &Ask,
         question: Option<&Question>,
         deadline: Duration,
-    ) -> Result<(Ruling, Used, Warm), CallError> {
+    ) -> Result<(Ruling, Used, Box<Warm>), CallError> {
         let _running = self.engine.run();
         let longest = deadline + CHECK_DEADLINE + BEYOND_DEADLINE + looking::TIME_MAX;
         let called = within(longest, async {
@@ -395,7 +396,8 @@ impl Plugin {
             let _turn = turn.map_err(|_| CallError::Busy)?;
             let mut warm = match self.take_idle() {
                 Some(warm) => warm,
-                None => self.warm_up(ask).await?,
+                // Rare, and large: in a box it makes no call's future larger.
+                None => Box::pin(self.warm_up(ask)).await?,
             };
             warm.begin(question, deadline);
             let ruling = warm.run(ask, deadline, question, &self.name).await?;
@@ -408,7 +410,7 @@ impl Plugin {
     }
 
     /// A new instance that has read its configuration, which may take longer than a call may.
-    async fn warm_up(&self, ask: &Ask) -> Result<Warm, CallError> {
+    async fn warm_up(&self, ask: &Ask) -> Result<Box<Warm>, CallError> {
         let mut warm = self.instantiate().await?;
         if !matches!(ask, Ask::Check) {
             self.read_configuration(&mut warm).await?;
@@ -426,12 +428,12 @@ impl Plugin {
         Ok(())
     }
 
-    fn take_idle(&self) -> Option<Warm> {
+    fn take_idle(&self) -> Option<Box<Warm>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     /// Last in, first out: those at the bottom grow old and go.
-    fn give_back(&self, mut warm: Warm, now: Instant) {
+    fn give_back(&self, mut warm: Box<Warm>, now: Instant) {
         if warm.calls >= CALLS_MAX || self.settings.isolation == Isolation::Fresh {
             return;
         }
@@ -449,7 +451,7 @@ impl Plugin {
         drop(old);
     }
 
-    async fn instantiate(&self) -> Result<Warm, CallError> {
+    async fn instantiate(&self) -> Result<Box<Warm>, CallError> {
         // Guest code runs here too: a start function may loop.
         let _running = self.engine.run();
         let slot = within(SLOT_WAIT, self.engine.slots.clone().acquire_many_owned(self.slots)).await;
@@ -468,7 +470,7 @@ impl Plugin {
         let instance = Metered::new(&meter, pin!(self.pre.instantiate_async(&mut store))).await;
         let instance = instance.map_err(|_| CallError::Deadline(deadline))?;
         let instance = instance.map_err(|err| call_error(&err, deadline, &mut store))?;
-        Warm::of(&self.hooks, store, &instance, slot).map_err(|err| CallError::Trap(format!("{err:#}")))
+        Warm::of(&self.hooks, store, &instance, slot).map(Box::new).map_err(|err| CallError::Trap(format!("{err:#}")))
     }
 }
 

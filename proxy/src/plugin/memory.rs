@@ -35,9 +35,12 @@ pub(super) struct Remembered {
     /// What routing was given; none: it is of admission.
     candidates: Option<Vec<Candidate>>,
     client: Option<(IpAddr, Option<Identity>, String)>,
-    headers: Option<(Vec<String>, Vec<(String, String)>)>,
+    headers: Option<Headers>,
     pub ruling: Ruling,
 }
+
+/// `Accept`, and the headers that the operator lets through.
+type Headers = (Vec<String>, Vec<(String, String)>);
 
 /// What a hook is asked, as far as answers may be remembered for it.
 pub(super) struct Key<'a> {

@@ -87,12 +87,11 @@ impl PluginSet {
         let mut key = None;
         for plugin in self.live("admission", question) {
             let key = key.get_or_insert_with(|| Key::admission(question)).as_ref();
-            let ruling = match plugin.remembered(key, Ask::ADMISSION, question) {
-                Some(ruling) => ruling,
-                None => {
-                    let ask = ask.get_or_insert_with(|| Ask::Admit(convert::request(&question.asked)));
-                    plugin.rule(ask, question, key).await
-                }
+            let ruling = if let Some(ruling) = plugin.remembered(key, Ask::ADMISSION, question) {
+                ruling
+            } else {
+                let ask = ask.get_or_insert_with(|| Ask::Admit(convert::request(&question.asked)));
+                plugin.rule(ask, question, key).await
             };
             match ruling {
                 Ruling::Verdict(Verdict::CachedOnly) if together == Admission::Allow => {
@@ -288,7 +287,8 @@ impl Plugin {
     /// Asks the plugin; where it fails, its `on_error` answers, or what its hook needs: a policy that does not answer is
     /// not no policy. `key`: what the answer may be remembered for.
     pub(super) async fn rule(&self, ask: &Ask, question: &Question, key: Option<&Key<'_>>) -> Ruling {
-        let (answer, took) = self.call(ask, question).await;
+        // In a box it takes no room in the future of a request whose answers are remembered.
+        let (answer, took) = Box::pin(self.call(ask, question)).await;
         let (ruling, failed) = match answer {
             Ok((ruling, used)) => {
                 if !key.is_some_and(|key| self.remember(key, ask, &ruling, &used)) {
