@@ -127,6 +127,7 @@ fn nginx(name: &'static str, http: &str, server: &str, tls: Option<&Pair>) -> Re
          default_type application/octet-stream;\n{}\n\
          server {{ listen 127.0.0.1:{port}{listen} backlog=4096;\n{certificate}{server}\n}}\n}}\n",
         http.replace("FOLDER", &own),
+        server = server.replace("FOLDER", &own),
     );
     fs::write(folder.path().join("nginx.conf"), config).expect("a file");
     let mut command = Command::new("setpriv");

@@ -1,5 +1,6 @@
 //! The kinds of work, in the order of the table.
 
+pub mod cold;
 pub mod warm;
 
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub const ALL: &[Measured] = &[
     ("tls", warm::blob_over_tls),
     ("small", warm::small_blob),
     ("price", warm::price),
+    ("cold", cold::one_client),
+    ("crowd", cold::many_clients),
 ];
 
 impl Bench {
