@@ -85,7 +85,18 @@ pub fn nginx_static(name: &'static str, root: &Path, tls: Option<&Pair>, more: &
         root.display(),
         crate::load::ACCEPT,
     );
-    nginx(name, "", &server, tls)
+    nginx(name, "127.0.0.1", "", &server, tls)
+}
+
+/// The same at an address of its own, for registry clients: it knows the digest of the one image there.
+pub fn nginx_registry(name: &'static str, host: &str, root: &Path, digest: &str) -> Result<Peer, Missing> {
+    let server = format!(
+        "root {};\n location ~ /manifests/ {{ default_type {}; add_header Docker-Content-Digest {digest}; }}\n\
+         location = /v2/ {{ return 200; }}\n",
+        root.display(),
+        crate::load::ACCEPT,
+    );
+    nginx(name, host, "", &server, None)
 }
 
 /// nginx that keeps what a server behind it answers.
@@ -99,10 +110,10 @@ pub fn nginx_cache(name: &'static str, upstream: &Server) -> Result<Peer, Missin
          proxy_cache kept; proxy_cache_key $uri; proxy_cache_valid 200 24h; proxy_cache_lock on;\n\
          proxy_cache_lock_age 10m; proxy_cache_lock_timeout 10m; proxy_buffers 32 64k; proxy_buffer_size 64k;\n\
          proxy_busy_buffers_size 256k; }";
-    nginx(name, &http, server, None)
+    nginx(name, "127.0.0.1", &http, server, None)
 }
 
-fn nginx(name: &'static str, http: &str, server: &str, tls: Option<&Pair>) -> Result<Peer, Missing> {
+fn nginx(name: &'static str, host: &str, http: &str, server: &str, tls: Option<&Pair>) -> Result<Peer, Missing> {
     let program = find("nginx", "nginx-light")?;
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (own, port) = (folder.path().display().to_string(), free_port());
@@ -125,14 +136,14 @@ fn nginx(name: &'static str, http: &str, server: &str, tls: Option<&Pair>) -> Re
          keepalive_time 24h;\nkeepalive_requests 1000000000;\nreset_timedout_connection on;\n\
          open_file_cache max=20000 inactive=24h;\nopen_file_cache_valid 24h;\nopen_file_cache_min_uses 1;\n\
          default_type application/octet-stream;\n{}\n\
-         server {{ listen 127.0.0.1:{port}{listen} backlog=4096;\n{certificate}{server}\n}}\n}}\n",
+         server {{ listen {host}:{port}{listen} backlog=4096;\n{certificate}{server}\n}}\n}}\n",
         http.replace("FOLDER", &own),
         server = server.replace("FOLDER", &own),
     );
     fs::write(folder.path().join("nginx.conf"), config).expect("a file");
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", &program, "-p", &own, "-e", "stderr", "-c", "nginx.conf"]);
-    Ok(started(name, command, folder, port, tls.is_some()))
+    Ok(started(name, command, folder, format!("{host}:{port}"), tls.is_some()))
 }
 
 /// docker-registry as a proxy that keeps what it pulls through.
@@ -152,7 +163,7 @@ pub fn docker_registry(name: &'static str, upstream: &Server) -> Result<Peer, Mi
     fs::write(&file, config).expect("a file");
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "TERM", &program, "serve"]).arg(file).env("GOMAXPROCS", "1");
-    Ok(started(name, command, folder, port, false))
+    Ok(started(name, command, folder, format!("127.0.0.1:{port}"), false))
 }
 
 /// Varnish, whose store is memory.
@@ -164,12 +175,11 @@ pub fn varnish(name: &'static str, upstream: &Server) -> Result<Peer, Missing> {
     command.args(["--pdeathsig", "TERM", &program, "-F", "-n", &own, "-a", &format!("127.0.0.1:{port}")]);
     command.args(["-b", &upstream.authority, "-s", "malloc,1g", "-t", "86400", "-j", "none"]);
     command.args(["-p", "thread_pools=1", "-p", "timeout_idle=3600"]);
-    Ok(started(name, command, folder, port, false))
+    Ok(started(name, command, folder, format!("127.0.0.1:{port}"), false))
 }
 
-fn started(name: &'static str, mut command: Command, folder: TempDir, port: u16, tls: bool) -> Peer {
+fn started(name: &'static str, mut command: Command, folder: TempDir, authority: String, tls: bool) -> Peer {
     let process = Process::start(offline(&mut command));
-    let authority = format!("127.0.0.1:{port}");
     let end = Instant::now() + HANG;
     while TcpStream::connect(&authority).is_err() {
         let ended = process.ended().is_some() || Instant::now() > end;

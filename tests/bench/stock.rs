@@ -26,6 +26,9 @@ impl Stock {
         for kind in ["blobs", "manifests"] {
             fs::create_dir_all(folder.path().join(format!("v2/{REPOSITORY}/{kind}"))).expect("a folder");
         }
+        // As a mirror has it that is named before the registry.
+        fs::create_dir(folder.path().join("v2/docker.io")).expect("a folder");
+        symlink("../library", folder.path().join("v2/docker.io/library")).expect("a new link");
         Self { folder }
     }
 

@@ -1,6 +1,7 @@
 //! The kinds of work, in the order of the table.
 
 pub mod cold;
+pub mod image;
 pub mod warm;
 
 use std::time::Duration;
@@ -34,6 +35,7 @@ pub const ALL: &[Measured] = &[
     ("price", warm::price),
     ("cold", cold::one_client),
     ("crowd", cold::many_clients),
+    ("image", image::whole),
 ];
 
 impl Bench {
