@@ -16,6 +16,7 @@ pub const REQUESTS: Measure = Measure { name: "requests", unit: "/s" };
 pub const THROUGHPUT: Measure = Measure { name: "throughput", unit: "GB/s" };
 pub const WALL: Measure = Measure { name: "wall", unit: "s" };
 pub const FIRST_BYTE: Measure = Measure { name: "first byte", unit: "ms" };
+pub const FAILED: Measure = Measure { name: "failed requests", unit: "" };
 pub const MEMORY: Measure = Measure { name: "resident", unit: "MiB" };
 pub const START: Measure = Measure { name: "first answer", unit: "ms" };
 

@@ -38,8 +38,22 @@ const DONE: &str = "done = function(all, latency, _)\n\
 
 /// One thread of wrk with connections that are kept, asking for one address.
 pub fn wrk(url: &str, connections: usize, length: Duration) -> Load {
+    run_wrk(url, "", connections, length)
+}
+
+/// The same, asking for one of many paths after the other, in no order.
+pub fn wrk_many(url: &str, paths: &[String], connections: usize, length: Duration) -> Load {
+    let paths: Vec<String> = paths.iter().map(|path| format!("'{path}'")).collect();
+    let script = format!(
+        "local paths = {{{}}}\nrequest = function() return wrk.format(nil, paths[math.random(#paths)]) end\n",
+        paths.join(",")
+    );
+    run_wrk(url, &script, connections, length)
+}
+
+fn run_wrk(url: &str, requests: &str, connections: usize, length: Duration) -> Load {
     let mut script = tempfile::NamedTempFile::new().expect("a temporary file");
-    script.write_all(DONE.as_bytes()).expect("a temporary file takes bytes");
+    script.write_all([requests, DONE].concat().as_bytes()).expect("a temporary file takes bytes");
     // wrk counts in whole seconds: the shortest run is one of them.
     let seconds = length.as_secs().max(1).to_string();
     let mut command = Command::new("wrk");
@@ -81,6 +95,43 @@ pub fn crowd(server: &Server, path: &str, clients: usize) -> Vec<Fetched> {
 /// One client, one body.
 pub fn fetch(server: &Server, path: &str) -> Fetched {
     crowd(server, path, 1)[0]
+}
+
+/// So many clients that read one body each, until a time is over; then they go away. Somebody looks on.
+pub fn streams(server: &Server, path: &str, clients: usize, length: Duration, mut look: impl FnMut()) {
+    let failed = |error: std::io::Error| -> ! { panic!("GET {}: {error}", server.url(path)) };
+    let open = || Reader::open(server, path).unwrap_or_else(|error| failed(error));
+    let mut all: Vec<Reader> = (0..clients).map(|_| open()).collect();
+    let began = Instant::now();
+    while began.elapsed() < length {
+        let mut came = false;
+        for reader in &mut all {
+            came |= reader.advance().unwrap_or_else(|error| failed(error));
+            if reader.whole().is_some() {
+                reader.again(server, path).unwrap_or_else(|error| failed(error));
+            }
+        }
+        look();
+        if !came {
+            thread::sleep(REST);
+        }
+    }
+}
+
+/// Each of many bodies once, on one connection.
+pub fn each_once(server: &Server, paths: &[String]) {
+    let mut paths = paths.iter();
+    let Some(first) = paths.next() else { return };
+    let failed = |error: std::io::Error| -> ! { panic!("GET {}: {error}", server.url(first)) };
+    let mut reader = Reader::open(server, first).unwrap_or_else(|error| failed(error));
+    loop {
+        reader.advance().unwrap_or_else(|error| failed(error));
+        if let Some(fetched) = reader.whole() {
+            assert_eq!(fetched.status, 200, "{}", server.url(first));
+            let Some(next) = paths.next() else { return };
+            reader.again(server, next).unwrap_or_else(|error| failed(error));
+        }
+    }
 }
 
 /// Readers on one thread, each of which goes on as long as it is told to after a body.

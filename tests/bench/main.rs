@@ -12,6 +12,7 @@ mod reader;
 mod report;
 mod rows;
 mod stock;
+mod stored;
 mod tidegate;
 mod tls;
 

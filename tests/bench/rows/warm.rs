@@ -5,12 +5,9 @@ use std::time::Duration;
 use tidegate_tests::authority::Authority;
 use tidegate_tests::image::Image;
 
-use super::{Bench, there};
-use crate::cpu::Spent;
-use crate::figures::{
-    Against, CPU_GB, CPU_REQUEST, REQUESTS, Row, THROUGHPUT, micros_each, number, per_second, seconds_a_gigabyte,
-};
-use crate::load::{self, Load};
+use super::{Bench, WARM_UP, measure, there};
+use crate::figures::{Against, CPU_GB, CPU_REQUEST, REQUESTS, Row, THROUGHPUT};
+use crate::load;
 use crate::peers::{self, Peer};
 use crate::tidegate::{self, with_plugins, with_tls};
 
@@ -23,9 +20,6 @@ const ONE: &str = "tidegate, 1 plugin";
 const THREE: &str = "tidegate, 3 plugins";
 const STATIC_TLS: &str = "nginx static, TLS";
 const TLS: &str = "tidegate, TLS";
-
-/// What a first request brings into a cache is warm for all others.
-const WARM_UP: Duration = Duration::from_millis(300);
 
 /// An image of eight layers that nobody pulls: its manifest is as long as one of a real image.
 fn manifest_path(bench: &Bench) -> String {
@@ -173,22 +167,5 @@ fn large_answers(bench: &Bench, row: &mut Row, peers: &[Peer], path: &str, conne
         for peer in peers {
             measure(row, peer, || load::bodies(&peer.server, path, connections, bench.load_time()));
         }
-    }
-}
-
-/// One load on one server: what it cost, and what it brought.
-fn measure(row: &mut Row, peer: &Peer, load: impl FnOnce() -> Load) {
-    let before = Spent::by(peer.pid());
-    let load = load();
-    let spent = Spent::by(peer.pid()).since(before);
-    assert!(load.requests > 0 && load.failed == 0, "{}: {load:?}", peer.name);
-    // A small answer's bytes and a large one's number say nothing.
-    if load.bytes / load.requests < 1 << 20 {
-        row.add(peer.name, CPU_REQUEST, micros_each(spent, load.requests));
-        row.add(peer.name, REQUESTS, per_second(load.requests, load.wall));
-    }
-    if load.bytes / load.requests > 32 << 10 {
-        row.add(peer.name, CPU_GB, seconds_a_gigabyte(spent, load.bytes));
-        row.add(peer.name, THROUGHPUT, number(load.bytes) / 1e9 / load.wall.as_secs_f64());
     }
 }
