@@ -8,6 +8,7 @@ mod figures;
 mod load;
 mod machine;
 mod peers;
+mod plot;
 mod reader;
 mod report;
 mod rows;
@@ -29,7 +30,7 @@ use tidegate_tests::program::{PROGRAM, tidegate, workspace};
 use tidegate_tests::raise_descriptor_limit;
 
 /// As often as the issue of this benchmark asks, and as often as two minutes allow.
-const ROUNDS: (usize, usize) = (5, 2);
+const ROUNDS: (usize, usize) = (5, 1);
 
 /// Says that this is the run inside its own network.
 pub const INSIDE: &str = "TIDEGATE_BENCH_INSIDE";
@@ -122,8 +123,11 @@ fn run(asked: &Asked) -> Result<(), String> {
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("results.json"), data + "\n")?;
         fs::write(folder.join("table.md"), &table)?;
+        for (name, text) in plot::all(&rows) {
+            fs::write(folder.join(name), text)?;
+        }
         if whole {
-            report::into_readme(&workspace().join("README.md"), &table)?;
+            report::into_readme(&workspace().join("README.md"), &report::goals(&rows, &machine))?;
         }
         Ok(())
     };

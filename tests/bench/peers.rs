@@ -8,7 +8,6 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use tempfile::TempDir;
 use tidegate_tests::HANG;
 use tidegate_tests::authority::Pair;
@@ -50,22 +49,6 @@ impl Peer {
         match &self.held {
             Held::Tidegate(_) => unreachable!("a site has its own"),
             Held::Process(_, folder) => folder.path(),
-        }
-    }
-
-    /// The program, where this is one of ours.
-    pub fn tidegate(&self) -> Option<&Tidegate> {
-        match &self.held {
-            Held::Tidegate(tidegate) => Some(tidegate),
-            Held::Process(..) => None,
-        }
-    }
-
-    /// Sends a signal to the process.
-    pub fn signal(&self, signal: Signal) {
-        match &self.held {
-            Held::Tidegate(tidegate) => tidegate.proxy.process().signal(signal),
-            Held::Process(process, _) => process.signal(signal),
         }
     }
 }

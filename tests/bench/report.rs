@@ -38,17 +38,33 @@ pub fn text(rows: &[Row]) -> String {
     out
 }
 
-/// The same as Markdown.
+/// All figures as Markdown.
 pub fn markdown(rows: &[Row], machine: &Machine) -> String {
-    let mut out = format!("{machine}\n\n| {} |\n|{}\n", HEAD.join(" | "), "---|".repeat(HEAD.len()));
-    for row in rows {
-        for line in lines(row) {
-            let _ = writeln!(out, "| {} |", line.join(" | "));
-        }
-    }
+    let out = format!("{machine}\n\n{}", as_table(rows.iter().map(lines)));
     let notes: Vec<String> =
         rows.iter().flat_map(|row| row.notes.iter().map(|note| format!("- {}: {note}", row.key))).collect();
     out + "\n" + &notes.join("\n") + "\n"
+}
+
+/// Those for which there is a goal, for the README.
+pub fn goals(rows: &[Row], machine: &Machine) -> String {
+    let with_goals = |row| {
+        let mut wanted: Vec<Line> =
+            lines(row).into_iter().filter(|line| line[5..].iter().any(|cell| !cell.is_empty())).collect();
+        if let Some(first) = wanted.first_mut() {
+            first[0].clone_from(&row.work);
+        }
+        wanted
+    };
+    format!("{machine}\n\n{}", as_table(rows.iter().map(with_goals)))
+}
+
+fn as_table(rows: impl Iterator<Item = Vec<Line>>) -> String {
+    let mut out = format!("| {} |\n|{}\n", HEAD.join(" | "), "---|".repeat(HEAD.len()));
+    for line in rows.flatten() {
+        let _ = writeln!(out, "| {} |", line.join(" | "));
+    }
+    out
 }
 
 /// All samples.
@@ -94,13 +110,9 @@ fn lines(row: &Row) -> Vec<Line> {
             judged.push(Default::default());
         }
         for (at, (got, goal, met)) in judged.into_iter().enumerate() {
-            let first = at == 0;
             let work = if lines.is_empty() { row.work.clone() } else { String::new() };
-            let (who, name, middle) = if first {
-                (figure.who.clone(), figure.measure.name.to_owned(), quantity(figure))
-            } else {
-                Default::default()
-            };
+            let middle = if at == 0 { quantity(figure) } else { String::new() };
+            let (who, name) = (figure.who.clone(), figure.measure.name.to_owned());
             lines.push([work, who, name, middle, got, goal, met]);
         }
     }

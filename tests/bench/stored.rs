@@ -24,7 +24,8 @@ pub const ASKED: usize = 10_000;
 /// A site with three plugins whose cache has so many blobs, in order: its index knows them all.
 pub fn site(bench: &Bench, blobs: usize) -> Site {
     let site = with_plugins(tidegate::site(bench.source()), 3);
-    let folders = [site.path("cache/blobs/sha256"), site.path(&format!("cache/links/docker.io/{REPOSITORY}/_digests/sha256"))];
+    let folders =
+        [site.path("cache/blobs/sha256"), site.path(&format!("cache/links/docker.io/{REPOSITORY}/_digests/sha256"))];
     for folder in &folders {
         fs::create_dir_all(folder).expect("a folder");
     }
@@ -71,4 +72,3 @@ fn write(blobs: &Path, links: &Path, from: usize, to: usize) {
         }
     }
 }
-

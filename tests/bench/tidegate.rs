@@ -1,7 +1,11 @@
 //! The program itself, as the peers are: one worker, no access log.
 
-use std::fs;
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use tidegate_tests::authority::Pair;
 use tidegate_tests::program::workspace;
@@ -41,8 +45,21 @@ pub fn site(upstream: &Server) -> Site {
         .wrapped(&["setpriv", "--pdeathsig", "TERM"])
 }
 
-/// With the first so many of the plugins.
+/// Name and contents of files of compiled code: to compile a plugin takes longer than most measurements.
+static COMPILED: Mutex<BTreeMap<OsString, Vec<u8>>> = Mutex::new(BTreeMap::new());
+
+/// With the first so many of the plugins, as they were compiled once in this run.
 pub fn with_plugins(site: Site, count: usize) -> Site {
+    let folder = compiled(&site);
+    DirBuilder::new().recursive(true).mode(0o700).create(&folder).expect("a folder");
+    for (name, bytes) in COMPILED.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        fs::write(folder.join(name), bytes).expect("room on the disk");
+    }
+    with_new_plugins(site, count)
+}
+
+/// With the first so many of the plugins, which are compiled by the first start.
+pub fn with_new_plugins(site: Site, count: usize) -> Site {
     for (name, config) in &PLUGINS[..count] {
         site.install(&format!("{name}.toml"), config.as_bytes());
         site.install(&format!("{name}.wasm"), &wasm(name));
@@ -67,5 +84,13 @@ pub fn with_tls(site: Site, pair: &Pair) -> Site {
 pub fn start(site: &Site) -> Tidegate {
     let proxy = site.start();
     let tls = proxy.url("").starts_with("https");
+    let mut known = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    for file in fs::read_dir(compiled(site)).into_iter().flatten().flatten() {
+        known.entry(file.file_name()).or_insert_with(|| fs::read(file.path()).unwrap_or_default());
+    }
     Tidegate { proxy, tls }
+}
+
+fn compiled(site: &Site) -> PathBuf {
+    site.path("state/compiled")
 }

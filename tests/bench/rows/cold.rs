@@ -5,9 +5,7 @@ use std::time::Duration;
 
 use super::{Bench, there};
 use crate::cpu::Spent;
-use crate::figures::{
-    Against, CPU_GB, FIRST_BYTE, Measure, Row, THROUGHPUT, WALL, millis, number, seconds_a_gigabyte,
-};
+use crate::figures::{Against, CPU_GB, FIRST_BYTE, Measure, Row, THROUGHPUT, WALL, millis, number, seconds_a_gigabyte};
 use crate::load::{self, crowd, fetch};
 use crate::peers::{self, Missing, Peer};
 use crate::stock::Stock;
@@ -41,8 +39,7 @@ pub fn one_client(bench: &Bench) -> Row {
     let path = bench.stock.blob(3, size);
     for (straight, through, limit) in LINES {
         let limit = limit.map(|rate| format!("limit_rate {rate};")).unwrap_or_default();
-        let Some(upstream) =
-            there(&mut row, [peers::nginx_static(straight, bench.stock.root(), None, &limit)]).pop()
+        let Some(upstream) = there(&mut row, [peers::nginx_static(straight, bench.stock.root(), None, &limit)]).pop()
         else {
             return row;
         };

@@ -9,10 +9,12 @@ use tidegate_tests::site::Site;
 
 use super::{Bench, there};
 use crate::cpu::{Spent, resident};
-use crate::figures::{Against, CPU_REQUEST, FAILED, MEMORY, Measure, Row, START, mebibytes, micros_each, millis, number};
+use crate::figures::{
+    Against, CPU_REQUEST, FAILED, MEMORY, Measure, Row, START, mebibytes, micros_each, millis, number,
+};
 use crate::load::{self, Load, wrk};
 use crate::peers::{self, Missing, Peer};
-use crate::tidegate::{self, PLUGINS, Tidegate, wasm, with_plugins};
+use crate::tidegate::{self, PLUGINS, Tidegate, wasm, with_new_plugins, with_plugins};
 
 const P99: Measure = Measure { name: "p99", unit: "ms" };
 const RELOADS: Measure = Measure { name: "reloads in effect", unit: "" };
@@ -96,7 +98,7 @@ pub fn start(bench: &Bench) -> Row {
                 timed(&mut row, "docker-registry", || peers::docker_registry("docker-registry", bench.source())),
             ],
         );
-        let first = with_plugins(tidegate::site(bench.source()), 3);
+        let first = with_new_plugins(tidegate::site(bench.source()), 3);
         for (who, site) in [(new, &first), (empty, &sites[0]), (full, &sites[1])] {
             // The first start of all compiles: it is measured by a site of its own.
             if who == empty && row.samples(empty, START).is_none() {

@@ -1,6 +1,5 @@
 //! What grows with a site: rules, cached blobs, connections. It should be flat.
 
-
 use tidegate_tests::image::Image;
 use tidegate_tests::site::Site;
 
@@ -51,8 +50,7 @@ pub fn sizes(bench: &Bench) -> Row {
         ("10,000 blobs", 10_000, stored::site(bench, 10_000)),
         (bench.many_name(), bench.many_blobs(), bench.many()),
     ];
-    let sites =
-        blobs.map(|(name, count, site)| (tidegate::start(&site).named(name), stored::paths(count)));
+    let sites = blobs.map(|(name, count, site)| (tidegate::start(&site).named(name), stored::paths(count)));
     for (peer, paths) in &sites {
         // Each of them once, as in the hours before.
         load::each_once(&peer.server, paths);
@@ -90,4 +88,3 @@ fn with_rules(bench: &Bench, count: usize) -> Site {
     site.install(&format!("{name}.wasm"), &wasm(name));
     site
 }
-

@@ -1,7 +1,5 @@
 //! What is there already: manifests and blobs out of caches and files, and what policy adds.
 
-use std::time::Duration;
-
 use tidegate_tests::authority::Authority;
 use tidegate_tests::image::Image;
 
