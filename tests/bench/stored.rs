@@ -1,11 +1,13 @@
 //! Caches of many small blobs, written as the program lays them out.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
 use tidegate_tests::content::sha256;
+use tidegate_tests::disk::Disk;
 use tidegate_tests::site::Site;
 
 use crate::rows::Bench;
@@ -21,9 +23,29 @@ const SWEEP: Duration = Duration::from_mins(5);
 /// Of how many blobs a load asks for some.
 pub const ASKED: usize = 10_000;
 
+/// The arguments of mkfs for a disk of a million blobs: room for their files, and nothing that a cache does not need.
+const MANY: [&str; 6] = ["-q", "-O", "^has_journal", "-N", "1200000", "-Enodiscard"];
+
+/// A site with many blobs on a file system of its own: to remove a million files one by one takes longer than all else.
+pub fn site_on_disk(bench: &Bench, blobs: usize) -> (Option<Disk>, Site) {
+    let site = with_plugins(tidegate::site(bench.source()), 3);
+    let (image, cache) = (site.path("disk").display().to_string(), site.path("cache"));
+    let make = || {
+        let file = File::create(&image)?;
+        file.set_len(8 << 30)?;
+        Command::new("mkfs.ext4").args(MANY).arg(&image).output()
+    };
+    let made = make().is_ok_and(|output| output.status.success());
+    let disk = if made { Disk::mount(cache, &["-o", "loop,noatime", &image]) } else { None };
+    (disk, filled(site, blobs))
+}
+
 /// A site with three plugins whose cache has so many blobs, in order: its index knows them all.
 pub fn site(bench: &Bench, blobs: usize) -> Site {
-    let site = with_plugins(tidegate::site(bench.source()), 3);
+    filled(with_plugins(tidegate::site(bench.source()), 3), blobs)
+}
+
+fn filled(site: Site, blobs: usize) -> Site {
     let folders =
         [site.path("cache/blobs/sha256"), site.path(&format!("cache/links/docker.io/{REPOSITORY}/_digests/sha256"))];
     for folder in &folders {
@@ -64,7 +86,7 @@ fn write(blobs: &Path, links: &Path, from: usize, to: usize) {
         // All links say the same: few files are enough.
         let own = links.join(hex);
         match &first {
-            Some(first) if (at - from) % NAMES != 0 => fs::hard_link(first, own).expect("a name more"),
+            Some(first) if !(at - from).is_multiple_of(NAMES) => fs::hard_link(first, own).expect("a name more"),
             _ => {
                 fs::write(&own, &link).expect("room on the disk");
                 first = Some(own);

@@ -34,9 +34,9 @@ fn awake(peer: &Peer, stock: &Stock) {
 
 /// 1 GiB, one client.
 pub fn one_client(bench: &Bench) -> Row {
-    let size: u64 = if bench.quick { 128 << 20 } else { 1 << 30 };
-    let mut row = Row::new("cold", &format!("cold blob of {} MiB, one client, 3 plugins", size >> 20));
-    let path = bench.stock.blob(3, size);
+    let length: u64 = if bench.quick { 128 << 20 } else { 1 << 30 };
+    let mut row = Row::new("cold", &format!("cold blob of {} MiB, one client, 3 plugins", length >> 20));
+    let path = bench.stock.blob(3, length);
     for (straight, through, limit) in LINES {
         let limit = limit.map(|rate| format!("limit_rate {rate};")).unwrap_or_default();
         let Some(upstream) = there(&mut row, [peers::nginx_static(straight, bench.stock.root(), None, &limit)]).pop()

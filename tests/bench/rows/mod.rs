@@ -9,6 +9,7 @@ pub mod warm;
 use std::cell::OnceCell;
 use std::time::Duration;
 
+use tidegate_tests::disk::Disk;
 use tidegate_tests::site::Site;
 
 use crate::cpu::Spent;
@@ -31,7 +32,8 @@ pub struct Bench {
     /// What is served, and by whom: nginx, whatever stands before it.
     pub stock: Stock,
     pub upstream: Peer,
-    many: OnceCell<Site>,
+    // The disk goes before the folder that it is mounted in.
+    many: OnceCell<(Option<Disk>, Site)>,
 }
 
 /// The name on the command line, and what measures it.
@@ -76,7 +78,7 @@ impl Bench {
 
     /// A site whose cache has them; made once, since it takes long.
     pub fn many(&self) -> Site {
-        self.many.get_or_init(|| stored::site(self, self.many_blobs())).clone()
+        self.many.get_or_init(|| stored::site_on_disk(self, self.many_blobs())).1.clone()
     }
 
     /// The same in words.
