@@ -30,22 +30,22 @@ const MANY: [&str; 6] = ["-q", "-O", "^has_journal", "-N", "1200000", "-Enodisca
 pub fn site_on_disk(bench: &Bench, blobs: usize) -> (Option<Disk>, Site) {
     let site = with_plugins(tidegate::site(bench.source()), 3);
     let (image, cache) = (site.path("disk").display().to_string(), site.path("cache"));
-    let make = || {
+    let format = || {
         let file = File::create(&image)?;
         file.set_len(8 << 30)?;
         Command::new("mkfs.ext4").args(MANY).arg(&image).output()
     };
-    let made = make().is_ok_and(|output| output.status.success());
-    let disk = if made { Disk::mount(cache, &["-o", "loop,noatime", &image]) } else { None };
-    (disk, filled(site, blobs))
+    let is_formatted = format().is_ok_and(|output| output.status.success());
+    let disk = if is_formatted { Disk::mount(cache, &["-o", "loop,noatime", &image]) } else { None };
+    (disk, filled(&site, blobs))
 }
 
 /// A site with three plugins whose cache has so many blobs, in order: its index knows them all.
 pub fn site(bench: &Bench, blobs: usize) -> Site {
-    filled(with_plugins(tidegate::site(bench.source()), 3), blobs)
+    filled(&with_plugins(tidegate::site(bench.source()), 3), blobs)
 }
 
-fn filled(site: Site, blobs: usize) -> Site {
+fn filled(site: &Site, blobs: usize) -> Site {
     let folders =
         [site.path("cache/blobs/sha256"), site.path(&format!("cache/links/docker.io/{REPOSITORY}/_digests/sha256"))];
     for folder in &folders {
