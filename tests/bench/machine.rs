@@ -30,6 +30,8 @@ pub struct Machine {
     memory_gib: u64,
     kernel: String,
     congestion: String,
+    /// Of the minute before.
+    load: String,
     quick: bool,
     rounds: usize,
     versions: Vec<(&'static str, String)>,
@@ -54,10 +56,16 @@ impl Machine {
             memory_gib: kibibytes >> 20,
             kernel: setting("kernel/osrelease"),
             congestion: setting("net/ipv4/tcp_congestion_control"),
+            load: first_word(&fs::read_to_string("/proc/loadavg").unwrap_or_default()),
             quick,
             rounds,
             versions: [own].into_iter().chain(PROGRAMS.iter().filter_map(program)).collect(),
         }
+    }
+
+    /// Whether others use more than a quarter of a processor.
+    pub fn is_busy(&self) -> bool {
+        self.load.parse::<f32>().is_ok_and(|load| load > 0.25)
     }
 
     /// As data.
@@ -66,6 +74,7 @@ impl Machine {
             self.versions.iter().map(|(name, version)| ((*name).to_owned(), json!(version))).collect();
         json!({ "cpu": self.cpu, "cores": self.cores, "memory_gib": self.memory_gib, "kernel": self.kernel,
             "congestion_control": self.congestion,
+            "load_before": self.load,
             "quick": self.quick, "rounds": self.rounds, "versions": versions })
     }
 }
@@ -79,13 +88,18 @@ impl fmt::Display for Machine {
         )?;
         let versions: Vec<String> = self.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
         let rounds = if self.rounds == 1 { "1 round".to_owned() } else { format!("{} rounds", self.rounds) };
+        let load = &self.load;
         let quick = if self.quick { "; everything smaller" } else { "" };
         write!(
             to,
-            "{}. {rounds}{quick}: medians, (least–most); ratios are medians of the rounds' ratios.",
+            "{}. {rounds}{quick}, at a load of {load} before: medians, (least–most); ratios are medians of the rounds' ratios.",
             versions.join(", ")
         )
     }
+}
+
+fn first_word(text: &str) -> String {
+    text.split(' ').next().unwrap_or_default().to_owned()
 }
 
 fn setting(name: &str) -> String {

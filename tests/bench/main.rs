@@ -100,6 +100,9 @@ fn run(asked: &Asked) -> Result<(), String> {
     raise_descriptor_limit();
     peers::find("wrk", "wrk").map_err(|missing| missing.0)?;
     let machine = Machine::here(asked.quick, asked.rounds);
+    if machine.is_busy() {
+        eprintln!("bench: others are at work on this machine: what is measured now says little");
+    }
     let bench = Bench::new(asked.quick, asked.rounds).map_err(|missing| missing.0)?;
     let began = Instant::now();
     // What fails is told in one line; the others are measured all the same.
