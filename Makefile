@@ -1,6 +1,6 @@
 # `make help` says what there is.
 
-.PHONY: help run build plugins test lint bench faults fuzz
+.PHONY: help run build plugins test lint bench bench-quick bench-tools faults fuzz
 .DEFAULT_GOAL := help
 
 # What `make run` makes; git does not see it.
@@ -14,7 +14,8 @@ help:
 	@echo 'make lint      check the format, and what clippy says'
 	@echo 'make faults    kill, reset, crowd and soak it for an hour: SOAK_SECONDS=60 and CHANGES=100 shorten, RUNS="kills soak" chooses'
 	@echo 'make fuzz      fuzz every parser for a minute each: FUZZ_SECONDS, TARGETS="endpoint range"'
-	@echo 'make bench     measure what one decision of a plugin costs'
+	@echo 'make bench     measure it beside nginx, docker-registry and Varnish: ROWS="manifest blob" chooses, ROUNDS=2 shortens'
+	@echo 'make bench-quick  the same in two minutes'
 
 build:
 	cargo build --release --locked -p tidegate
@@ -52,8 +53,23 @@ fuzz:
 	        -- -max_total_time=$${FUZZ_SECONDS:-60} -max_len=4096 -timeout=5 -print_final_stats=1 || exit 1; \
 	done
 
-bench: plugins
-	cargo bench --locked -p tidegate --bench admission
+# With TIDEGATE_BIN that program is measured, and nothing is built but the benchmark. What it needs lies in a folder that
+# goes with it, however it ends; TMPDIR says on which disk.
+BENCH = cargo build --release --locked -p tidegate-tests --bin bench && \
+    folder=$$(mktemp -d) && trap 'rm -rf "$$folder"' EXIT && trap 'exit 1' INT TERM && \
+    TMPDIR="$$folder" TIDEGATE_BIN="$${TIDEGATE_BIN:-$(CURDIR)/target/release/tidegate}" target/release/bench
+
+bench-tools:
+	@.ci/setup bench
+	@test -e plugins/dist/quota.wasm || plugins/build
+	@test -n "$$TIDEGATE_BIN" || cargo build --release --locked -p tidegate
+
+bench: bench-tools
+	@$(BENCH) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ROWS)
+	@test -n "$(ROWS)" || cargo bench --locked -p tidegate --bench admission
+
+bench-quick: bench-tools
+	@$(BENCH) --quick $(if $(ROUNDS),--rounds $(ROUNDS)) $(ROWS)
 
 define RUN_CONFIG
 listen = "127.0.0.1:5000"

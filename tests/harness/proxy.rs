@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -106,6 +107,12 @@ impl Proxy {
         let matches = |event: &Event| [one, other].contains(&event.message()) && event.field(field.0) == field.1;
         let found = self.process.err.wait(since.0, 2 * HANG, |line| Event::parse(line).filter(matches));
         found.unwrap_or_else(|| panic!("the log has neither {one:?} nor {other:?} with {field:?}"))
+    }
+
+    /// Waits for an event with a message since the start, with a guard of another length. Whether it came.
+    pub fn wait_for_within(&self, limit: Duration, message: &str) -> bool {
+        let matches = |event: &Event| event.message() == message;
+        self.process.err.wait(0, limit, |line| Event::parse(line).filter(matches)).is_some()
     }
 
     fn find(&self, since: Mark, message: &str, holds: impl Fn(&Event) -> bool) -> Option<Event> {

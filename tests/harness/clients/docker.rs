@@ -14,6 +14,9 @@ use crate::process::{Process, offline};
 /// How long the log of a failed pull is waited for.
 const SOON: Duration = Duration::from_secs(5);
 
+/// Keeps layers anywhere.
+const VFS: &str = "--storage-driver=vfs";
+
 /// A daemon of its own, which starts a containerd of its own.
 #[derive(Debug)]
 pub struct Docker {
@@ -25,7 +28,14 @@ impl Docker {
     /// Starts the daemon.
     pub fn start(mirror: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self::launch(folder, offline(&mut Command::new("dockerd")), &[&format!("--registry-mirror=http://{mirror}")])
+        let mirror = format!("--registry-mirror=http://{mirror}");
+        Self::launch(folder, offline(&mut Command::new("dockerd")), &[VFS, &mirror])
+    }
+
+    /// Starts one that keeps layers as people's does, where the folders for temporary files can hold such.
+    pub fn on_overlay() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self::launch(folder, offline(&mut Command::new("dockerd")), &["--storage-driver=overlay2"])
     }
 
     /// Starts the daemon as it is, with a proxy on its way out, on a machine of which it sees other folders in `/etc`:
@@ -47,7 +57,7 @@ impl Docker {
         for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy"] {
             command.env(name, proxy);
         }
-        Self::launch(folder, command.env("NO_PROXY", "").env("no_proxy", ""), &[])
+        Self::launch(folder, command.env("NO_PROXY", "").env("no_proxy", ""), &[VFS])
     }
 
     fn launch(folder: TempDir, command: &mut Command, more: &[&str]) -> Self {
@@ -58,7 +68,7 @@ impl Docker {
             command
                 .args(["--data-root", &at("data"), "--exec-root", &at("exec"), "--pidfile", &at("pid")])
                 .args(["--config-file", &at("daemon.json"), "--host", &format!("unix://{}", at("socket"))])
-                .args(["--storage-driver=vfs", "--bridge=none", "--iptables=false", "--ip6tables=false"])
+                .args(["--bridge=none", "--iptables=false", "--ip6tables=false"])
                 .args(more),
         );
         let ready = daemon.err.wait(0, HANG, |line| line.contains("API listen on").then_some(()));
