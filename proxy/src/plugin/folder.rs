@@ -6,6 +6,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::guest::ConfigFile;
 use super::lock::LOCK;
@@ -251,6 +252,9 @@ pub fn plugin_name(stem: &str) -> Option<&str> {
     good.then_some(name)
 }
 
+/// What has not changed for longer is whole, also where a clock ticks in two seconds. Units: seconds.
+const OLD_SECS: i64 = 5;
+
 /// What tells two states of a file apart without reading it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Fingerprint {
@@ -264,6 +268,12 @@ impl Fingerprint {
     /// Of the file that a path leads to; none where there is none.
     pub fn of(path: &Path) -> Option<Self> {
         fs::metadata(path).ok().map(|about| Self::new(&about))
+    }
+
+    /// Whether the file has not changed for some seconds, as far as clocks can be trusted: its own time cannot be set.
+    pub fn is_old(&self) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        i64::try_from(now).is_ok_and(|now| now - self.changed.0 > OLD_SECS)
     }
 
     fn new(about: &Metadata) -> Self {

@@ -141,7 +141,9 @@ impl Sightings {
         for path in listing.found.iter().flat_map(Found::paths).chain(&listing.lock) {
             let Some(fingerprint) = Fingerprint::of(path) else { continue };
             there.insert(path.clone());
-            let seen = self.0.entry(path.clone()).or_insert(Seen { fingerprint, since: now, writing: false });
+            // What nobody has changed for long before it was seen first is whole: nothing waits for it at a start.
+            let first = if fingerprint.is_old() { now.checked_sub(2 * SETTLE).unwrap_or(now) } else { now };
+            let seen = self.0.entry(path.clone()).or_insert(Seen { fingerprint, since: first, writing: false });
             if seen.fingerprint != fingerprint {
                 *seen = Seen { fingerprint, since: now, writing: seen.writing };
             }
