@@ -14,16 +14,18 @@ use tidegate_tests::site::Site;
 
 use crate::reader::Server;
 
-/// Policies that decide each request, with what people configure. The budget is out of reach.
-pub const PLUGINS: [(&str, &str); 3] = [
+/// Policies that decide each request, with what people configure. The first three decide by what a request asks for, and who
+/// asks; the last one counts, so that it is called each time. Its budget is out of reach.
+pub const PLUGINS: [(&str, &str); 4] = [
     ("10-allowlist", "allow = [\"docker.io/library/*\", \"quay.io/team/*\", \"*.example.com\"]\n"),
     (
         "20-failover",
         "[[upstream]]\nprefix = \"docker.io\"\nmirrors = []\nsource = \"last\"\n\
          on = { timeout = \"next\", status-429 = \"stale\", status-5xx = \"retry\" }\n",
     ),
+    ("30-gatekeeper", "[fill]\naddresses = [\"127.0.0.1\", \"10.0.0.0/8\"]\n"),
     (
-        "30-quota",
+        "40-quota",
         "[[upstream]]\nregistry = \"docker.io\"\nlow = \"20%\"\nmirrors = []\n\
          [[budget]]\nname = \"each\"\npulls = 2000\nwindow = \"6h\"\n",
     ),
