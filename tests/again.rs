@@ -100,6 +100,8 @@ fn what_leaves_the_cache_or_moves_is_not_given_again() {
     for _ in 0..3 {
         assert_whole(&proxy.get(&blob).fetch(), &image.layer_digest(0));
     }
+    let path = proxy.site().blob_path(&image.layer_digest(0));
+    eventually("the blob is cached", || path.exists());
     let asked = fake.count("GET", &blob);
     let removed = proxy.site().run_as_is(&["cache", "rm", "docker.io/library/app:1"]);
     assert!(removed.status.success(), "{}", String::from_utf8_lossy(&removed.stderr));
@@ -110,8 +112,7 @@ fn what_leaves_the_cache_or_moves_is_not_given_again() {
     warm_up(&proxy, &image);
     assert_whole(&proxy.get(&blob).fetch(), &image.layer_digest(0));
     assert_eq!(fake.count("GET", &blob), asked + 1);
-    let path = proxy.site().blob_path(&image.layer_digest(0));
-    eventually("the blob is cached", || path.exists());
+    eventually("the blob is cached again", || path.exists());
     // A file that is written behind our back is not served as it is, whatever was read before.
     assert_whole(&proxy.get(&blob).fetch(), &image.layer_digest(0));
     let mut bytes = std::fs::read(&path).unwrap();
