@@ -13,7 +13,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::blocking;
 use super::follow::Follower;
-use super::store::{Link, Staged, Store};
+use super::staged::Staged;
+use super::store::{Link, Store};
 use super::writer::Writer;
 use crate::oci::digest::Hasher;
 use crate::oci::{Attempt, Digest, Place};

@@ -11,6 +11,7 @@ mod index;
 mod remove;
 mod room;
 mod rows;
+mod staged;
 mod store;
 mod survey;
 mod upkeep;

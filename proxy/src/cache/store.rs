@@ -1,24 +1,23 @@
 //! The cache on disk: blobs by digest, and links that say which repository was seen to hold them.
 //!
-//! Every function blocks. What becomes visible is made in `staging/`, and moved to its name when it is whole.
+//! Every function blocks.
 
 use std::fs::{self, File, Metadata};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FallocateFlags, OFlags, fallocate};
-use rustix::io::Errno;
+use rustix::fs::OFlags;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::fingerprint::Fingerprint;
 use super::hot::Hot;
 use super::index::Index;
-use super::room::{Reserved, Room, is_full};
+use super::room::{Room, is_full};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::{MANIFEST_MAX, Negotiated};
@@ -28,13 +27,11 @@ use crate::oci::{Digest, Place, Tag};
 pub(super) const INDEX: &str = "index.redb";
 /// Largest link or entry of a tag that is read: ours have some hundred. Units: bytes.
 const SMALL_FILE_MAX: u64 = 64 << 10;
-/// Times that a small file is written anew because its folder was pruned meanwhile.
-const PUTS_MAX: usize = 3;
 
 /// The folder of a cache. Its layout is drawn in DESIGN.md.
 pub struct Store {
     pub(super) dir: PathBuf,
-    next_staging: AtomicU64,
+    pub(super) next_staging: AtomicU64,
     /// Held as long as the process lives: two processes never write to one folder. None: it is only read.
     lock: Option<File>,
     /// None: the folder is only read.
@@ -103,35 +100,6 @@ const SKEW_SECS: u64 = 60;
 
 pub(super) fn now_secs() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
-/// A file in `staging/` that is removed unless it is committed.
-pub struct Staged {
-    path: PathBuf,
-    /// Open for reading and writing.
-    pub file: Arc<File>,
-    committed: bool,
-    /// Its part of the room that the cache may take.
-    reserved: Reserved,
-}
-
-impl Staged {
-    /// Gives back the room of bytes that are not coming now: of `size`, only `length` have come.
-    pub fn give_back(&mut self, length: u64, size: Option<u64>) {
-        self.reserved = Reserved::none();
-        if let Some(rest) = size.map(|size| size.saturating_sub(length)).filter(|rest| *rest > 0) {
-            // A file system that cannot reserve has nothing to give back.
-            let _ = fallocate(&*self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, length, rest);
-        }
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if !self.committed {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
 }
 
 /// A blob as it lies in the folder.
@@ -355,94 +323,6 @@ impl Store {
         self.commit(staged, digest)
     }
 
-    /// A new file in `staging/` with room for a content, made by dropping others where there is none; of an unknown
-    /// size it gets its room when it is committed. Space is reserved on the disk too, so that a full one shows now.
-    pub fn reserve(&self, size: Option<u64>) -> io::Result<Staged> {
-        let mut staged = self.unless_full(0, || self.stage())?;
-        self.reserve_rest(&mut staged, 0, size)?;
-        Ok(staged)
-    }
-
-    /// The same for the rest of a content of which a staged file has the beginning.
-    pub fn reserve_rest(&self, staged: &mut Staged, from: u64, size: Option<u64>) -> io::Result<()> {
-        // A reservation on the disk does not show this limit.
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
-        if limit.is_some_and(|limit| size.is_some_and(|size| size > limit)) {
-            return Err(rustix::io::Errno::FBIG.into());
-        }
-        let rest = size.map_or(0, |size| size.saturating_sub(from));
-        let reserved = self.make_room(rest)?;
-        if rest > 0 {
-            let file = &*staged.file;
-            self.unless_full(rest, || match fallocate(file, FallocateFlags::KEEP_SIZE, from, rest) {
-                Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
-                Err(err) => Err(err.into()),
-            })?;
-        }
-        staged.reserved = reserved;
-        Ok(())
-    }
-
-    /// Writes bytes of a staged file; on a disk that is full, once more after others were dropped.
-    pub fn write_at(&self, staged: &Staged, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.unless_full(bytes.len() as u64, || staged.file.write_all_at(bytes, at))
-    }
-
-    fn stage(&self) -> io::Result<Staged> {
-        let number = self.next_staging.fetch_add(1, Ordering::Relaxed);
-        let path = self.dir.join("staging").join(format!("{number}.part"));
-        let create = || File::options().read(true).write(true).create_new(true).open(&path);
-        let file = create().or_else(|err| {
-            if err.kind() != io::ErrorKind::NotFound {
-                return Err(err);
-            }
-            // Somebody has emptied the folder under us.
-            make_folders(&self.dir)?;
-            create()
-        })?;
-        // As of a blob that is read: those who follow this fill keep it from being dropped.
-        let _ = file.try_lock_shared();
-        Ok(Staged { path, file: file.into(), committed: false, reserved: Reserved::none() })
-    }
-
-    /// Gives a staged file, whose content was verified, the name of its digest. It is on the disk before it is
-    /// visible: after a power cut a file under its final name is whole.
-    pub fn commit(&self, mut staged: Staged, digest: &Digest) -> io::Result<()> {
-        let size = staged.file.metadata()?.len();
-        let missing = size.saturating_sub(staged.reserved.bytes());
-        let _more = (missing > 0).then(|| self.make_room(missing)).transpose()?;
-        staged.file.sync_data()?;
-        let path = self.blob_path(digest);
-        self.rename(&staged.path, &path)?;
-        staged.committed = true;
-        if let Some(index) = &self.index {
-            // The rename itself changes the file's ctime.
-            let verified = Fingerprint::of(&staged.file).ok();
-            index.put(*digest, index.row_now(size, verified));
-            self.gauge();
-        }
-        Ok(())
-    }
-
-    /// Moves a staged file to its name. What is there instead of a file is moved out of the way.
-    fn rename(&self, staged: &Path, path: &Path) -> io::Result<()> {
-        let in_the_way = |err: &io::Error| {
-            use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, IsADirectory};
-            matches!(err.kind(), AlreadyExists | DirectoryNotEmpty | IsADirectory)
-        };
-        match fs::rename(staged, path) {
-            Err(err) if in_the_way(&err) => {
-                let number = self.next_staging.fetch_add(1, Ordering::Relaxed);
-                let aside = self.dir.join("staging").join(format!("{number}.aside"));
-                tracing::warn!(path = %path.display(), "a folder lies where a file of the cache belongs: it is removed");
-                fs::rename(path, &aside)?;
-                let _ = fs::remove_dir_all(&aside);
-                fs::rename(staged, path)
-            }
-            done => done,
-        }
-    }
-
     pub(super) fn blob_path(&self, digest: &Digest) -> PathBuf {
         self.dir.join("blobs").join(digest.algorithm()).join(digest.hex())
     }
@@ -463,32 +343,9 @@ impl Store {
     fn tag_path(&self, place: &Place, tag: &Tag, negotiated: Negotiated) -> PathBuf {
         self.tag_folder(place, tag).join(negotiated.key())
     }
-
-    pub(super) fn put_json(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
-        self.put(path, &serde_json::to_vec(value)?)
-    }
-
-    /// Small files that may be lost without harm: whole or not there, but not forced to the disk.
-    fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        self.unless_full(bytes.len() as u64, || {
-            let mut staged = self.stage()?;
-            (&*staged.file).write_all(bytes)?;
-            let mut put = self.rename(&staged.path, path);
-            for _ in 0..PUTS_MAX {
-                match (&put, path.parent()) {
-                    (Err(err), Some(folder)) if err.kind() == io::ErrorKind::NotFound => fs::create_dir_all(folder)?,
-                    _ => break,
-                }
-                put = self.rename(&staged.path, path);
-            }
-            put?;
-            staged.committed = true;
-            Ok(())
-        })
-    }
 }
 
-fn make_folders(dir: &Path) -> io::Result<()> {
+pub(super) fn make_folders(dir: &Path) -> io::Result<()> {
     ["blobs/sha256", "blobs/sha512", "staging", "links"]
         .iter()
         .try_for_each(|folder| fs::create_dir_all(dir.join(folder)))

@@ -1,0 +1,165 @@
+//! What becomes visible is made in `staging/`, and moved to its name when it is whole: blobs on the disk by then, small files
+//! whole or not there.
+//!
+//! Every function blocks.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use super::fingerprint::Fingerprint;
+use super::room::Reserved;
+use super::store::{Store, make_folders};
+use crate::oci::Digest;
+
+/// Times that a small file is written anew because its folder was pruned meanwhile.
+const PUTS_MAX: usize = 3;
+
+/// A file in `staging/` that is removed unless it is committed.
+pub struct Staged {
+    path: PathBuf,
+    /// Open for reading and writing.
+    pub file: Arc<File>,
+    committed: bool,
+    /// Its part of the room that the cache may take.
+    reserved: Reserved,
+}
+
+impl Staged {
+    /// Gives back the room of bytes that are not coming now: of `size`, only `length` have come.
+    pub fn give_back(&mut self, length: u64, size: Option<u64>) {
+        self.reserved = Reserved::none();
+        if let Some(rest) = size.map(|size| size.saturating_sub(length)).filter(|rest| *rest > 0) {
+            // A file system that cannot reserve has nothing to give back.
+            let _ = fallocate(&*self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, length, rest);
+        }
+    }
+}
+
+impl Drop for Staged {
+    fn drop(&mut self) {
+        if !self.committed {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Store {
+    /// A new file in `staging/` with room for a content, made by dropping others where there is none; of an unknown
+    /// size it gets its room when it is committed. Space is reserved on the disk too, so that a full one shows now.
+    pub fn reserve(&self, size: Option<u64>) -> io::Result<Staged> {
+        let mut staged = self.unless_full(0, || self.stage())?;
+        self.reserve_rest(&mut staged, 0, size)?;
+        Ok(staged)
+    }
+
+    /// The same for the rest of a content of which a staged file has the beginning.
+    pub fn reserve_rest(&self, staged: &mut Staged, from: u64, size: Option<u64>) -> io::Result<()> {
+        // A reservation on the disk does not show this limit.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Fsize).current;
+        if limit.is_some_and(|limit| size.is_some_and(|size| size > limit)) {
+            return Err(rustix::io::Errno::FBIG.into());
+        }
+        let rest = size.map_or(0, |size| size.saturating_sub(from));
+        let reserved = self.make_room(rest)?;
+        if rest > 0 {
+            let file = &*staged.file;
+            self.unless_full(rest, || match fallocate(file, FallocateFlags::KEEP_SIZE, from, rest) {
+                Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+                Err(err) => Err(err.into()),
+            })?;
+        }
+        staged.reserved = reserved;
+        Ok(())
+    }
+
+    /// Writes bytes of a staged file; on a disk that is full, once more after others were dropped.
+    pub fn write_at(&self, staged: &Staged, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.unless_full(bytes.len() as u64, || staged.file.write_all_at(bytes, at))
+    }
+
+    pub(super) fn stage(&self) -> io::Result<Staged> {
+        let number = self.next_staging.fetch_add(1, Ordering::Relaxed);
+        let path = self.dir.join("staging").join(format!("{number}.part"));
+        let create = || File::options().read(true).write(true).create_new(true).open(&path);
+        let file = create().or_else(|err| {
+            if err.kind() != io::ErrorKind::NotFound {
+                return Err(err);
+            }
+            // Somebody has emptied the folder under us.
+            make_folders(&self.dir)?;
+            create()
+        })?;
+        // As of a blob that is read: those who follow this fill keep it from being dropped.
+        let _ = file.try_lock_shared();
+        Ok(Staged { path, file: file.into(), committed: false, reserved: Reserved::none() })
+    }
+
+    /// Gives a staged file, whose content was verified, the name of its digest. It is on the disk before it is
+    /// visible: after a power cut a file under its final name is whole.
+    pub fn commit(&self, mut staged: Staged, digest: &Digest) -> io::Result<()> {
+        let size = staged.file.metadata()?.len();
+        let missing = size.saturating_sub(staged.reserved.bytes());
+        let _more = (missing > 0).then(|| self.make_room(missing)).transpose()?;
+        staged.file.sync_data()?;
+        let path = self.blob_path(digest);
+        self.rename(&staged.path, &path)?;
+        staged.committed = true;
+        if let Some(index) = &self.index {
+            // The rename itself changes the file's ctime.
+            let verified = Fingerprint::of(&staged.file).ok();
+            index.put(*digest, index.row_now(size, verified));
+            self.gauge();
+        }
+        Ok(())
+    }
+
+    /// Moves a staged file to its name. What is there instead of a file is moved out of the way.
+    fn rename(&self, staged: &Path, path: &Path) -> io::Result<()> {
+        let in_the_way = |err: &io::Error| {
+            use io::ErrorKind::{AlreadyExists, DirectoryNotEmpty, IsADirectory};
+            matches!(err.kind(), AlreadyExists | DirectoryNotEmpty | IsADirectory)
+        };
+        match fs::rename(staged, path) {
+            Err(err) if in_the_way(&err) => {
+                let number = self.next_staging.fetch_add(1, Ordering::Relaxed);
+                let aside = self.dir.join("staging").join(format!("{number}.aside"));
+                tracing::warn!(path = %path.display(), "a folder lies where a file of the cache belongs: it is removed");
+                fs::rename(path, &aside)?;
+                let _ = fs::remove_dir_all(&aside);
+                fs::rename(staged, path)
+            }
+            done => done,
+        }
+    }
+
+    pub(super) fn put_json(&self, path: &Path, value: &impl Serialize) -> io::Result<()> {
+        self.put(path, &serde_json::to_vec(value)?)
+    }
+
+    /// Small files that may be lost without harm: whole or not there, but not forced to the disk.
+    pub(super) fn put(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        self.unless_full(bytes.len() as u64, || {
+            let mut staged = self.stage()?;
+            (&*staged.file).write_all(bytes)?;
+            let mut put = self.rename(&staged.path, path);
+            for _ in 0..PUTS_MAX {
+                match (&put, path.parent()) {
+                    (Err(err), Some(folder)) if err.kind() == io::ErrorKind::NotFound => fs::create_dir_all(folder)?,
+                    _ => break,
+                }
+                put = self.rename(&staged.path, path);
+            }
+            put?;
+            staged.committed = true;
+            Ok(())
+        })
+    }
+}
