@@ -3,6 +3,7 @@
 use serde_json::Value;
 use tidegate_tests::eventually;
 use tidegate_tests::fake::Fake;
+use tidegate_tests::http2::{self, Connection, kind};
 use tidegate_tests::image::Image;
 use tidegate_tests::plugins::allowlist;
 use tidegate_tests::proxy::Proxy;
@@ -157,4 +158,27 @@ fn a_change_of_the_policy_holds_for_the_next_request() {
         assert_whole(&ask(), &image.digest());
         assert_whole(&ask(), &image.digest());
     }
+}
+
+#[test]
+fn a_body_over_http2_is_refused_of_what_would_be_given_again_too() {
+    let (fake, _image) = fake_with_app();
+    let proxy = site(&fake).start();
+    let mut connection = Connection::open(&proxy.authority(), &[]).unwrap();
+    for _ in 0..100 {
+        let stream = connection.get(APP).unwrap();
+        connection.finish(stream);
+        if repeated(&proxy) > 0 {
+            break;
+        }
+    }
+    assert!(repeated(&proxy) > 0, "nothing was given again");
+    let before = repeated(&proxy);
+    let stream = connection.next_stream();
+    connection.send(kind::HEADERS, http2::END_HEADERS, stream, &http2::head("GET", APP)).unwrap();
+    connection.send(kind::DATA, 0, stream, b"what is this").unwrap();
+    let (body, _) = connection.finish(stream);
+    let body = String::from_utf8_lossy(&body).into_owned();
+    assert!(body.contains("has no body"), "{body}");
+    assert_eq!(repeated(&proxy), before);
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use foldhash::fast::RandomState;
+use http_body::Body as HttpBody;
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, HOST, HeaderMap, HeaderName, HeaderValue,
     PRAGMA, USER_AGENT,
@@ -113,7 +114,7 @@ impl Default for Repeats {
 
 impl Repeats {
     /// What of a request its answer depends on; none: it goes the long way.
-    fn wish<'a, B>(
+    fn wish<'a, B: HttpBody>(
         &self,
         answering: &Answering,
         live: &Live,
@@ -125,6 +126,10 @@ impl Repeats {
             Method::HEAD => true,
             _ => return None,
         };
+        // Over HTTP/2 a body needs no header.
+        if !request.body().is_end_stream() {
+            return None;
+        }
         let config = &live.config;
         // Who asks through somebody else, or has something to show.
         if peer.named.is_some() || peer.through.is_some() || peer.proxied || peer.certificate.is_some() {
@@ -237,7 +242,11 @@ impl Wished {
 }
 
 /// Gives the answer again that a request of the same wish had; none: the long way is to be gone.
-pub(super) fn answer<B>(answering: &Answering, peer: &Peer, request: &Request<B>) -> Option<Response<Watched>> {
+pub(super) fn answer<B: HttpBody>(
+    answering: &Answering,
+    peer: &Peer,
+    request: &Request<B>,
+) -> Option<Response<Watched>> {
     let Answering { core, repeats, journal, .. } = answering;
     let live = core.live();
     let wish = repeats.wish(answering, &live, peer, request)?;
@@ -278,7 +287,7 @@ pub(super) fn answer<B>(answering: &Answering, peer: &Peer, request: &Request<B>
 
 impl Remembering {
     /// Whether the answer to a request may be remembered at all.
-    pub fn begin<B>(answering: &Answering, live: &Live, peer: &Peer, request: &Request<B>) -> Option<Self> {
+    pub fn begin<B: HttpBody>(answering: &Answering, live: &Live, peer: &Peer, request: &Request<B>) -> Option<Self> {
         let wish = answering.repeats.wish(answering, live, peer, request)?;
         let agent = request.headers().get(USER_AGENT).map(owned);
         Some(Self { wished: wish.owned(), generation: wish.generation, agent })
