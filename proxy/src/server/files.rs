@@ -12,12 +12,16 @@ use rustix::io::ReadWriteFlags;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
+use tokio::sync::Semaphore;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::body::{Due, Outlet};
 
 /// How much is read at a time of what is not in memory. Units: bytes.
 const READ: usize = 128 << 10;
+
+/// Connections that read at once: each takes a thread, and `READ`. A disk is no faster for more of them.
+static READS: Semaphore = Semaphore::const_new(32);
 
 /// How long what is in memory is believed to stay there.
 const STAYS: Duration = Duration::from_secs(1);
@@ -28,7 +32,7 @@ pub(super) struct Files {
     due: Option<Due>,
     /// To before this byte of what is due, the system had it in memory at that time. Units: bytes.
     seen: Option<(u64, Instant)>,
-    fetching: Option<JoinHandle<io::Result<()>>>,
+    fetching: Option<AbortOnDropHandle<io::Result<()>>>,
 }
 
 impl Files {
@@ -86,7 +90,10 @@ impl Files {
         let unsure = seen.is_none_or(|(to, at)| to < end || at.elapsed() > STAYS);
         if unsure && fetching.is_none() && !(is_in_memory(&part.file, part.at) && is_in_memory(&part.file, end - 1)) {
             let (file, at) = (part.file.clone(), part.at);
-            *fetching = Some(tokio::task::spawn_blocking(move || fetch(&file, at, end)));
+            *fetching = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+                let _turn = READS.acquire().await.map_err(io::Error::other)?;
+                tokio::task::spawn_blocking(move || fetch(&file, at, end)).await?
+            })));
         }
         if let Some(running) = fetching {
             let done = ready!(Pin::new(running).poll(cx));
