@@ -170,7 +170,9 @@ where
             Ok::<_, Infallible>(Response::from_parts(head, Sending::new(body, busy, promised)))
         }
     });
-    let stream = Patient::new(carrier, prefix, terms.limits.write_stall, terms.drain.clone()).with_outlet(outlet);
+    let stream = Patient::new(carrier, prefix, terms.limits.write_stall, terms.drain.clone())
+        .with_outlet(outlet)
+        .with_place(terms.place.clone());
     let ended = match speaks {
         Speaks::Http1 => {
             let connection = http1::Builder::new()

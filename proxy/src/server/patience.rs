@@ -17,6 +17,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::files::Files;
+use super::table::{Busy, Place};
 use crate::body::Outlet;
 
 /// How long a closed connection is read on, and how much: what a client still sends would reset it otherwise, and with
@@ -57,6 +58,9 @@ pub(super) struct Patient {
     hurry: CancellationToken,
     /// Sends files by itself, over a plain connection.
     files: Option<Files>,
+    place: Option<Arc<Place>>,
+    /// A write waits. The answer that it is part of may be over for whoever made it: the connection is not idle yet.
+    busy: Option<Busy>,
 }
 
 /// How many requests a connection has brought, and what was taken of their bodies: what its client may send depends on
@@ -91,7 +95,25 @@ impl Requests {
 impl Patient {
     /// `limit`: for how long the client may take nothing.
     pub fn new(carrier: Carrier, prefix: Bytes, limit: Duration, hurry: CancellationToken) -> Self {
-        Self { carrier, prefix, limit, stalled: None, timer: None, budget: None, closing: None, hurry, files: None }
+        Self {
+            carrier,
+            prefix,
+            limit,
+            stalled: None,
+            timer: None,
+            budget: None,
+            closing: None,
+            hurry,
+            files: None,
+            place: None,
+            busy: None,
+        }
+    }
+
+    /// Keeps a place from being idle as long as a write waits.
+    pub fn with_place(mut self, place: Arc<Place>) -> Self {
+        self.place = Some(place);
+        self
     }
 
     /// Sends the files that come by way of an outlet; only a plain stream can.
@@ -115,12 +137,13 @@ impl Patient {
 
     fn bounded(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(done) = written {
-            self.stalled = None;
+            (self.stalled, self.busy) = (None, None);
             if let (Some(budget), Ok(bytes)) = (&mut self.budget, &done) {
                 budget.written += *bytes as u64;
             }
             return Poll::Ready(done);
         }
+        self.begin_waiting();
         let end = *self.stalled.get_or_insert_with(Instant::now) + self.limit;
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
         while timer.as_mut().poll(cx).is_ready() {
@@ -130,6 +153,12 @@ impl Patient {
             timer.as_mut().reset(end);
         }
         Poll::Pending
+    }
+
+    fn begin_waiting(&mut self) {
+        if self.busy.is_none() {
+            self.busy = self.place.as_ref().map(Place::begin);
+        }
     }
 
     /// Reads on until the client closes too.
@@ -199,6 +228,7 @@ impl AsyncWrite for Patient {
                 if written.is_pending() && files.wait_for_disk() {
                     // It is not the client who takes nothing.
                     self.stalled = None;
+                    self.begin_waiting();
                     return Poll::Pending;
                 }
                 written
@@ -286,9 +316,11 @@ impl AsyncWrite for Carrier {
 
 #[cfg(test)]
 mod tests {
+    use prometheus_client::metrics::gauge::Gauge;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
+    use super::super::table::Table;
     use super::*;
 
     async fn pair(limit: Duration) -> (TcpStream, Patient) {
@@ -309,6 +341,24 @@ mod tests {
         };
         assert_eq!(ended.kind(), io::ErrorKind::TimedOut);
         drop(client);
+    }
+
+    #[tokio::test]
+    async fn c2_a_connection_is_not_idle_while_a_client_has_not_taken_what_is_written() {
+        let (mut client, patient) = pair(Duration::from_mins(1)).await;
+        let place = Table::new(Gauge::default()).enter(1).await;
+        let mut patient = patient.with_place(place.clone());
+        assert!(place.idle_for().is_some());
+        let chunk = vec![0; 64 << 20];
+        let writes = tokio::spawn(async move { patient.write_all(&chunk).await.map(|()| patient) });
+        while place.idle_for().is_some() {
+            tokio::task::yield_now().await;
+        }
+        // Its last bytes are taken by the sockets, and nothing waits.
+        let mut taken = vec![0; 64 << 20];
+        client.read_exact(&mut taken).await.expect("read");
+        let _patient = writes.await.expect("no panic").expect("written");
+        assert!(place.idle_for().is_some());
     }
 
     #[tokio::test]
