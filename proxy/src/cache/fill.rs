@@ -289,7 +289,7 @@ impl Leader {
         {
             let given_back = blocking(move || {
                 let mut written = written;
-                written.staged.give_back(written.length, size);
+                written.staged.give_back(written.length);
                 Ok(Kept { written, size })
             });
             let Ok(written) = given_back.await else { return };

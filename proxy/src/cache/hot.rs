@@ -17,7 +17,7 @@ use super::{Blob, Manifest};
 use crate::oci::manifest::Negotiated;
 use crate::oci::{Digest, Place, Tag};
 
-/// Most tags, and most manifests; at one more all are left.
+/// Most tags and manifests, and most blobs that are not there; at one more all are left.
 const NAMES_MAX: usize = 4096;
 /// What all manifests may take. Units: bytes.
 const BYTES_MAX: usize = 8 << 20;
@@ -99,6 +99,8 @@ struct Kept {
     manifests: HashMap<(Place, Digest), (Ticket, Manifest)>,
     bytes: usize,
     blobs: HashMap<(Place, Digest), (Ticket, Blob)>,
+    /// Blobs that are not there, each until when that is believed.
+    absent: HashMap<Digest, Instant>,
 }
 
 impl Hot {
@@ -111,12 +113,17 @@ impl Hot {
 
     pub fn set_recheck(&self, recheck: Duration) {
         self.recheck.store(u64::try_from(recheck.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        self.change().retain(|_, _, _| false);
+        let mut kept = self.change();
+        kept.retain(|_, _, _| false);
+        kept.absent.clear();
     }
 
     fn ticket(&self, content: Content) -> Ticket {
-        let until = Instant::now() + Duration::from_nanos(self.recheck.load(Ordering::Relaxed));
-        Ticket(Arc::new(Known { changed: AtomicBool::new(false), until, content }))
+        Ticket(Arc::new(Known { changed: AtomicBool::new(false), until: self.until(), content }))
+    }
+
+    fn until(&self) -> Instant {
+        Instant::now() + Duration::from_nanos(self.recheck.load(Ordering::Relaxed))
     }
 
     /// To be asked before the disk is read.
@@ -208,6 +215,22 @@ impl Hot {
         blob
     }
 
+    /// Whether a blob is known not to be there, whoever asks for it.
+    pub fn is_absent(&self, digest: &Digest) -> bool {
+        self.lock().absent.get(digest).is_some_and(|until| Instant::now() < *until)
+    }
+
+    /// Keeps that a blob was not there.
+    pub fn keep_absent(&self, since: Moment, digest: Digest) {
+        let mut kept = self.lock();
+        if self.moment() == since {
+            if kept.absent.len() >= NAMES_MAX {
+                kept.absent.clear();
+            }
+            kept.absent.insert(digest, self.until());
+        }
+    }
+
     /// Something else is known of a tag now.
     pub fn tag_changed(&self, place: &Place, tag: &Tag) {
         let mut kept = self.change();
@@ -225,7 +248,9 @@ impl Hot {
 
     /// Something else is known of a digest now.
     pub fn digest_changed(&self, digest: &Digest) {
-        self.change().retain(|_, of, _| of != digest);
+        let mut kept = self.change();
+        kept.retain(|_, of, _| of != digest);
+        kept.absent.remove(digest);
     }
 
     /// Lets go what is too old to be served.
@@ -233,6 +258,7 @@ impl Hot {
         let now = Instant::now();
         let mut kept = self.lock();
         kept.retain(|_, _, ticket| ticket.holds(now));
+        kept.absent.retain(|_, until| now < *until);
     }
 
     fn change(&self) -> MutexGuard<'_, Kept> {
@@ -279,7 +305,7 @@ impl Kept {
     }
 
     fn retain(&mut self, mut stays: impl FnMut(&Place, &Digest, &Ticket) -> bool) {
-        let Self { tags, tags_count, manifests, bytes, blobs } = self;
+        let Self { tags, tags_count, manifests, bytes, blobs, .. } = self;
         let mut go = |ticket: &Ticket, size: usize| {
             ticket.end();
             *bytes -= size;
@@ -309,5 +335,28 @@ impl Kept {
             }
             stay
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_that_was_not_there_is_absent_until_it_comes() {
+        let hot = Hot::new(Duration::from_mins(1));
+        let [digest, other] = [b"a", b"b"].map(|content| Digest::sha256_of(content));
+        let since = hot.moment();
+        hot.keep_absent(since, digest);
+        hot.keep_absent(since, other);
+        hot.digest_changed(&digest);
+        assert!(!hot.is_absent(&digest) && hot.is_absent(&other));
+        // It came while somebody looked.
+        hot.keep_absent(since, digest);
+        assert!(!hot.is_absent(&digest));
+        // And after `recheck` nothing is believed.
+        hot.set_recheck(Duration::ZERO);
+        hot.keep_absent(hot.moment(), digest);
+        assert!(!hot.is_absent(&digest) && !hot.is_absent(&other));
     }
 }

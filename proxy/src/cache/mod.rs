@@ -198,9 +198,12 @@ impl Cache {
         if let Some(blob) = self.store.hot.blob(&key) {
             return Some(blob);
         }
+        if self.store.hot.is_absent(&digest) {
+            return None;
+        }
         for _ in 0..FINDS {
             let (place, since) = (place.clone(), self.store.hot.moment());
-            match self.read(move |store| store.find(&place, &digest)).await? {
+            match self.read(move |store| find_or_keep_absent(store, &place, digest)).await? {
                 Found::Right(file, verified, link) => {
                     let (file, ticket) = (Arc::new(file), None);
                     let blob = Blob { file, size: link.size, media_type: link.media_type, verified, ticket };
@@ -218,6 +221,9 @@ impl Cache {
 
     /// The size of a blob that is kept, whoever was seen to hold it: no answer to a client by itself (I10).
     pub async fn size_of(&self, digest: Digest) -> Option<u64> {
+        if self.store.hot.is_absent(&digest) {
+            return None;
+        }
         self.read(move |store| Ok(store.open_blob(&digest)?.map(|(_, size)| size))).await
     }
 
@@ -407,6 +413,16 @@ impl Cache {
             self.report(&err);
         }
     }
+}
+
+/// Finds a blob for a place. Where nobody would find it, that is kept: whoever is to bring it asks more than once.
+fn find_or_keep_absent(store: &Store, place: &Place, digest: Digest) -> io::Result<Option<Found>> {
+    let since = store.hot.moment();
+    let found = store.find(place, &digest)?;
+    if found.is_none() && store.open_blob(&digest)?.is_none() {
+        store.hot.keep_absent(since, digest);
+    }
+    Ok(found)
 }
 
 fn read_manifest(store: &Store, place: &Place, digest: Digest) -> io::Result<Option<Manifest>> {

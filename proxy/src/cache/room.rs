@@ -33,7 +33,7 @@ const TELL: Duration = Duration::from_secs(10);
 /// The limits, and what is promised to fills under way.
 pub struct Room {
     limits: ArcSwap<Limits>,
-    reserved: Arc<AtomicU64>,
+    promised: Arc<Promised>,
     /// One makes room at a time: two would drop twice as much.
     making: Mutex<()>,
     /// What was dropped since the log was told, and when that was.
@@ -101,27 +101,45 @@ pub fn is_full(err: &io::Error) -> bool {
     matches!(err.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// What is promised to all fills under way. Units: bytes.
+#[derive(Default)]
+struct Promised {
+    /// Of the room that the cache may take.
+    all: AtomicU64,
+    /// And of that, what the disk has not set apart yet.
+    owed: AtomicU64,
+}
+
 /// A part of the room; given back when it is dropped.
 pub struct Reserved {
     bytes: u64,
-    all: Arc<AtomicU64>,
+    owed: u64,
+    promised: Arc<Promised>,
 }
 
 impl Reserved {
     /// No part.
     pub fn none() -> Self {
-        Self { bytes: 0, all: Arc::default() }
+        Self { bytes: 0, owed: 0, promised: Arc::default() }
     }
 
     /// Units: bytes.
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Some of it is being set apart on the disk: it counts there from now on.
+    pub fn is_set_apart(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.owed);
+        self.owed -= bytes;
+        self.promised.owed.fetch_sub(bytes, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.all.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.promised.all.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.promised.owed.fetch_sub(self.owed, Ordering::Relaxed);
     }
 }
 
@@ -131,7 +149,7 @@ impl Room {
         let limits = Limits { max_size: config.max_size, min_free: config.min_free };
         Self {
             limits: ArcSwap::from_pointee(limits),
-            reserved: Arc::default(),
+            promised: Arc::default(),
             making: Mutex::default(),
             untold: Mutex::default(),
         }
@@ -158,9 +176,16 @@ impl Room {
         }
     }
 
+    /// What is promised, and not set apart on the disk yet. Units: bytes.
+    #[cfg(test)]
+    pub fn owed(&self) -> u64 {
+        self.promised.owed.load(Ordering::Relaxed)
+    }
+
     fn reserve(&self, bytes: u64) -> Reserved {
-        self.reserved.fetch_add(bytes, Ordering::Relaxed);
-        Reserved { bytes, all: self.reserved.clone() }
+        self.promised.all.fetch_add(bytes, Ordering::Relaxed);
+        self.promised.owed.fetch_add(bytes, Ordering::Relaxed);
+        Reserved { bytes, owed: bytes, promised: self.promised.clone() }
     }
 }
 
@@ -185,11 +210,11 @@ impl Store {
         let reserved = self.room.reserve(bytes);
         let _one = self.room.making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(max) = limits.max_size {
-            let taken = index.totals().bytes + self.room.reserved.load(Ordering::Relaxed);
+            let taken = index.totals().bytes + self.room.promised.all.load(Ordering::Relaxed);
             if taken > max {
                 // Written, the totals are exact.
                 index.write(false);
-                let taken = index.totals().bytes + self.room.reserved.load(Ordering::Relaxed);
+                let taken = index.totals().bytes + self.room.promised.all.load(Ordering::Relaxed);
                 let over = taken.saturating_sub(max);
                 if self.evict(over, 0, bytes)?.bytes < over.min(bytes.max(1)) {
                     return Err(NoRoom::InUse.into());
@@ -197,7 +222,9 @@ impl Store {
             }
         }
         let (free, least) = self.free(&limits)?;
-        let missing = (least + bytes).saturating_sub(free);
+        // With these bytes among it. What is set apart meanwhile may be missing in both: better than to count it twice.
+        let owed = self.room.promised.owed.load(Ordering::Relaxed);
+        let missing = (least + owed).saturating_sub(free);
         // Where all that is kept would not be enough, nothing is won by dropping it.
         let own = missing.min(bytes);
         if missing > 0 && (missing > index.totals().bytes || self.evict(missing, 0, bytes)?.bytes < own) {

@@ -19,6 +19,9 @@ use super::room::Reserved;
 use super::store::{Store, make_folders};
 use crate::oci::Digest;
 
+/// How far ahead of what is written the disk sets room apart: before the first byte, which waits for it, and then.
+/// Units: bytes.
+const AHEAD: (u64, u64) = (1 << 20, 64 << 20);
 /// Times that a small file is written anew because its folder was pruned meanwhile.
 const PUTS_MAX: usize = 3;
 
@@ -30,16 +33,20 @@ pub struct Staged {
     committed: bool,
     /// Its part of the room that the cache may take.
     reserved: Reserved,
+    /// To before this byte the disk has set room apart, and to before which it is to. Units: bytes.
+    apart: (u64, u64),
 }
 
 impl Staged {
-    /// Gives back the room of bytes that are not coming now: of `size`, only `length` have come.
-    pub fn give_back(&mut self, length: u64, size: Option<u64>) {
+    /// Gives back the room of bytes that are not coming now: only `length` have come.
+    pub fn give_back(&mut self, length: u64) {
         self.reserved = Reserved::none();
-        if let Some(rest) = size.map(|size| size.saturating_sub(length)).filter(|rest| *rest > 0) {
+        let rest = self.apart.0.saturating_sub(length);
+        if rest > 0 {
             // A file system that cannot reserve has nothing to give back.
             let _ = fallocate(&*self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, length, rest);
         }
+        self.apart = (length, length);
     }
 }
 
@@ -53,7 +60,8 @@ impl Drop for Staged {
 
 impl Store {
     /// A new file in `staging/` with room for a content, made by dropping others where there is none; of an unknown
-    /// size it gets its room when it is committed. Space is reserved on the disk too, so that a full one shows now.
+    /// size it gets its room when it is committed. A disk that is too full shows now; it sets the space apart as the
+    /// content comes, since all of it at once would keep the first byte waiting.
     pub fn reserve(&self, size: Option<u64>) -> io::Result<Staged> {
         let mut staged = self.unless_full(0, || self.stage())?;
         self.reserve_rest(&mut staged, 0, size)?;
@@ -68,20 +76,35 @@ impl Store {
             return Err(rustix::io::Errno::FBIG.into());
         }
         let rest = size.map_or(0, |size| size.saturating_sub(from));
-        let reserved = self.make_room(rest)?;
-        if rest > 0 {
-            let file = &*staged.file;
-            self.unless_full(rest, || match fallocate(file, FallocateFlags::KEEP_SIZE, from, rest) {
-                Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
-                Err(err) => Err(err.into()),
-            })?;
+        staged.reserved = self.make_room(rest)?;
+        staged.apart = (from, from + rest);
+        self.set_apart(staged, from + AHEAD.0)
+    }
+
+    /// Has the disk set room apart up to a byte, as far as that belongs to the content.
+    fn set_apart(&self, staged: &mut Staged, to: u64) -> io::Result<()> {
+        let (start, end) = staged.apart;
+        let next = end.min(to);
+        if start >= next {
+            return Ok(());
         }
-        staged.reserved = reserved;
+        let length = next - start;
+        staged.reserved.is_set_apart(length);
+        let file = &*staged.file;
+        self.unless_full(length, || match fallocate(file, FallocateFlags::KEEP_SIZE, start, length) {
+            Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
+            Err(err) => Err(err.into()),
+        })?;
+        staged.apart.0 = next;
         Ok(())
     }
 
     /// Writes bytes of a staged file; on a disk that is full, once more after others were dropped.
-    pub fn write_at(&self, staged: &Staged, bytes: &[u8], at: u64) -> io::Result<()> {
+    pub fn write_at(&self, staged: &mut Staged, bytes: &[u8], at: u64) -> io::Result<()> {
+        let end = at + bytes.len() as u64;
+        if end > staged.apart.0 {
+            self.set_apart(staged, end + AHEAD.1)?;
+        }
         self.unless_full(bytes.len() as u64, || staged.file.write_all_at(bytes, at))
     }
 
@@ -99,7 +122,7 @@ impl Store {
         })?;
         // As of a blob that is read: those who follow this fill keep it from being dropped.
         let _ = file.try_lock_shared();
-        Ok(Staged { path, file: file.into(), committed: false, reserved: Reserved::none() })
+        Ok(Staged { path, file: file.into(), committed: false, reserved: Reserved::none(), apart: (0, 0) })
     }
 
     /// Gives a staged file, whose content was verified, the name of its digest. It is on the disk before it is
@@ -118,6 +141,7 @@ impl Store {
             index.put(*digest, index.row_now(size, verified));
             self.gauge();
         }
+        self.hot.digest_changed(digest);
         Ok(())
     }
 
@@ -161,5 +185,48 @@ impl Store {
             staged.committed = true;
             Ok(())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Cache;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&Cache::at(dir.path().to_owned()), Arc::default()).expect("a store");
+        (dir, store)
+    }
+
+    #[test]
+    fn the_disk_sets_room_apart_ahead_of_what_is_written() {
+        let (_dir, store) = store();
+        let (first, ahead) = AHEAD;
+        let size = first + 3 * ahead;
+        let mut staged = store.reserve(Some(size)).expect("room");
+        let state = |staged: &Staged| (staged.apart.0, size - store.room.owed());
+        assert_eq!(state(&staged), (first, first));
+        store.write_at(&mut staged, b"within", 0).expect("written");
+        assert_eq!(state(&staged), (first, first));
+        store.write_at(&mut staged, b"beyond", first).expect("written");
+        assert_eq!(state(&staged), (first + 6 + ahead, first + 6 + ahead));
+        staged.give_back(first + 6);
+        assert_eq!(store.room.owed(), 0);
+        store.reserve_rest(&mut staged, first + 6, Some(size)).expect("room");
+        assert_eq!((staged.apart.0, store.room.owed()), (2 * first + 6, 3 * ahead - first - 6));
+        drop(staged);
+        assert_eq!(store.room.owed(), 0);
+    }
+
+    #[test]
+    fn d1_what_is_promised_to_one_fill_is_not_there_for_another() {
+        let (_dir, store) = store();
+        let (_, least, free) = store.limits().expect("limits");
+        let spare = free.saturating_sub(least);
+        let first = store.reserve(Some(spare / 4 * 3)).expect("room");
+        assert!(store.reserve(Some(spare / 2)).is_err_and(|err| super::super::room::is_no_space(&err)));
+        drop(first);
+        store.reserve(Some(spare / 2)).expect("room");
     }
 }

@@ -318,8 +318,8 @@ impl Store {
         if self.open_blob(digest)?.is_some_and(|(_, size)| size == bytes.len() as u64) {
             return Ok(());
         }
-        let staged = self.reserve(Some(bytes.len() as u64))?;
-        self.write_at(&staged, bytes, 0)?;
+        let mut staged = self.reserve(Some(bytes.len() as u64))?;
+        self.write_at(&mut staged, bytes, 0)?;
         self.commit(staged, digest)
     }
 

@@ -165,7 +165,7 @@ async fn write_all(
         let store = store.clone();
         (written, batch) = blocking(move || {
             written.hasher.update(&taken);
-            store.write_at(&written.staged, &taken, written.length)?;
+            store.write_at(&mut written.staged, &taken, written.length)?;
             written.length += taken.len() as u64;
             taken.clear();
             Ok((written, taken))
