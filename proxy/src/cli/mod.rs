@@ -86,7 +86,11 @@ enum Verb {
     Ca(ca::Verb),
     /// Compile a plugin from standard input to standard output (the program calls itself so)
     #[command(name = COMPILE_VERB, hide = true)]
-    CompilePlugin,
+    CompilePlugin {
+        /// Let other processes go before this one
+        #[arg(long)]
+        give_way: bool,
+    },
 }
 
 /// How long a thread for what blocks stays idle: each holds memory, and looks at folders every 2 s would keep all of
@@ -102,8 +106,8 @@ const OWN_PROGRAM: &str = "/proc/self/exe";
 /// Runs the verb that the arguments name.
 pub fn run() -> ExitCode {
     let args = Args::parse();
-    if let Verb::CompilePlugin = args.verb {
-        return match run_compiler() {
+    if let Verb::CompilePlugin { give_way } = args.verb {
+        return match run_compiler(give_way) {
             Ok(()) => ExitCode::SUCCESS,
             Err(err) => {
                 eprintln!("{err:#}");
@@ -141,9 +145,12 @@ pub fn run() -> ExitCode {
         Verb::ClientConfig(asked) => asked.run(&config),
         Verb::Decisions(wanted) => finish(decisions::decisions(config, wanted)),
         Verb::Cache(verb) => finish(cache::cache(config, verb)),
-        Verb::Plugin(_) | Verb::Ca(_) | Verb::Replay(_) | Verb::Migrate(_) | Verb::Import(_) | Verb::CompilePlugin => {
-            ExitCode::FAILURE
-        }
+        Verb::Plugin(_)
+        | Verb::Ca(_)
+        | Verb::Replay(_)
+        | Verb::Migrate(_)
+        | Verb::Import(_)
+        | Verb::CompilePlugin { .. } => ExitCode::FAILURE,
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::compile;
+use super::compile::{self, Awaited};
 use super::engine::{Engine, Keeping};
 use super::folder::{Found, list_folder, plugin_name};
 use super::guest::ConfigFile;
@@ -78,7 +78,7 @@ impl Alone {
         let engine = Arc::new(engine);
         let (name, size) = (version.name.clone(), version.wasm.len());
         let started = Instant::now();
-        let component = compile::compile(&engine, &version.wasm).await?;
+        let component = compile::compile(&engine, &version.wasm, Awaited::ByAll).await?;
         let compiling = started.elapsed();
         let kind = component.component_type();
         let imports = kind.imports(component.engine()).map(|(name, _)| name.to_owned()).collect();

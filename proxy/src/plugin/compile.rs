@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, nice, setrlimit};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use wasi_preview1_component_adapter_provider::{
@@ -21,8 +21,14 @@ use super::engine::{self, Engine};
 
 /// The hidden verb under which the program compiles.
 pub const VERB: &str = "compile-plugin";
-/// Longest time for the compilation of one plugin, in processor time and on the wall: Python takes 12 s of it where nobody else works.
-const COMPILE_TIMEOUT: Duration = Duration::from_mins(2);
+/// And what has it give way to other processes.
+const GIVE_WAY: &str = "--give-way";
+/// Longest time for the compilation of one plugin: of a processor, and on the wall, where others may go before it. Python
+/// takes 12 s where nobody else works.
+const COMPILE_CPU: Duration = Duration::from_mins(2);
+const COMPILE_WALL: Duration = Duration::from_mins(10);
+/// By how much a compilation gives way that nobody waits for: a process of the usual priority is given nine times as much.
+const GIVES_WAY: i32 = 10;
 /// Address space of the compiling process. Units: bytes.
 const COMPILE_MEMORY: u64 = 4 << 30;
 /// Largest code that is taken back: an empty file of 64 MiB of functions stays below it. Units: bytes.
@@ -30,34 +36,48 @@ const CODE_MAX: u64 = 512 << 20;
 /// Bytes of the compiler's complaint that reach the operator.
 const REASON_MAX: u64 = 2048;
 
+/// Who waits for a compilation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Awaited {
+    /// Somebody who cannot go on without it.
+    ByAll,
+    /// Nobody: an earlier version decides meanwhile, and pulls go before it.
+    ByNobody,
+}
+
 /// Takes the code of a plugin file from where it is kept, or compiles it.
 ///
 /// # Errors
 /// A text for the operator: what is wrong with the file.
-pub(super) async fn compile(engine: &Engine, wasm: &Arc<[u8]>) -> Result<Component, String> {
+pub(super) async fn compile(engine: &Engine, wasm: &Arc<[u8]>, awaited: Awaited) -> Result<Component, String> {
     check_kind(wasm)?;
-    let Some(kept) = &engine.code else {
-        return load(&engine.wasmtime, &run(&engine.program, wasm).await?);
-    };
-    let (cache, file, wasmtime) = (kept.clone(), wasm.clone(), engine.wasmtime.clone());
-    let found = tokio::task::spawn_blocking(move || load(&wasmtime, &cache.get(&file)?).ok()).await;
-    if let Ok(Some(component)) = found {
-        return Ok(component);
+    if let Some(cache) = engine.code.clone() {
+        let (file, wasmtime) = (wasm.clone(), engine.wasmtime.clone());
+        let found = tokio::task::spawn_blocking(move || load(&wasmtime, &cache.get(&file)?).ok()).await;
+        if let Ok(Some(component)) = found {
+            return Ok(component);
+        }
     }
-    let code = run(&engine.program, wasm).await?;
-    let component = load(&engine.wasmtime, &code)?;
-    let (cache, file) = (kept.clone(), wasm.clone());
-    let put = tokio::task::spawn_blocking(move || cache.put(&file, &code)).await;
-    if let Err(err) = put.map_err(io::Error::other).and_then(|put| put) {
-        tracing::warn!(error = err.to_string(), "compiled code cannot be kept: the next start compiles anew");
-    }
-    Ok(component)
+    let code = run(&engine.program, wasm, awaited).await?;
+    let (cache, file, wasmtime) = (engine.code.clone(), wasm.clone(), engine.wasmtime.clone());
+    // Not on a thread that serves: it takes milliseconds.
+    let loaded = tokio::task::spawn_blocking(move || {
+        let component = load(&wasmtime, &code)?;
+        if let Some(cache) = cache
+            && let Err(err) = cache.put(&file, &code)
+        {
+            tracing::warn!(error = err.to_string(), "compiled code cannot be kept: the next start compiles anew");
+        }
+        Ok(component)
+    });
+    loaded.await.map_err(|err| format!("the compiled code cannot be loaded: {err}"))?
 }
 
 /// Compiles the bytes of a plugin file in a process of its own.
-async fn run(program: &Path, wasm: &[u8]) -> Result<Vec<u8>, String> {
+async fn run(program: &Path, wasm: &[u8], awaited: Awaited) -> Result<Vec<u8>, String> {
     let mut child = Command::new(program)
         .arg(VERB)
+        .args((awaited == Awaited::ByNobody).then_some(GIVE_WAY))
         .env_clear()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -81,9 +101,9 @@ async fn run(program: &Path, wasm: &[u8]) -> Result<Vec<u8>, String> {
         let ((), read, complain) = tokio::join!(write, read, complain);
         read.and(complain).map(|_| (code, reason))
     };
-    let (code, reason) = tokio::time::timeout(COMPILE_TIMEOUT, talk)
+    let (code, reason) = tokio::time::timeout(COMPILE_WALL, talk)
         .await
-        .map_err(|_| format!("compiling takes longer than {} s", COMPILE_TIMEOUT.as_secs()))?
+        .map_err(|_| format!("compiling takes longer than {} s", COMPILE_WALL.as_secs()))?
         .map_err(|err| format!("the compiling process cannot be read: {err}"))?;
     let status = child.wait().await.map_err(|err| format!("the compiling process is lost: {err}"))?;
     if !status.success() {
@@ -121,10 +141,14 @@ fn check_kind(wasm: &[u8]) -> Result<(), String> {
 ///
 /// # Errors
 /// What is wrong with the file; it belongs on standard error.
-pub fn run_compiler() -> anyhow::Result<()> {
+pub fn run_compiler(gives_way: bool) -> anyhow::Result<()> {
+    if gives_way {
+        // Where that cannot be, it is as fast as all others.
+        let _ = nice(GIVES_WAY);
+    }
     let limit = |bytes| Rlimit { current: Some(bytes), maximum: Some(bytes) };
     setrlimit(Resource::As, limit(COMPILE_MEMORY)).map_err(io::Error::from)?;
-    setrlimit(Resource::Cpu, limit(COMPILE_TIMEOUT.as_secs())).map_err(io::Error::from)?;
+    setrlimit(Resource::Cpu, limit(COMPILE_CPU.as_secs())).map_err(io::Error::from)?;
     setrlimit(Resource::Core, limit(0)).map_err(io::Error::from)?;
     let mut wasm = Vec::new();
     io::stdin().lock().read_to_end(&mut wasm)?;

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime::{Store, UpdateDeadline};
 
-use super::compile;
+use super::compile::{self, Awaited};
 use super::convert::printable;
 use super::counters::Counters;
 use super::engine::{Engine, PARTS_OF_SLOT, SLOTS};
@@ -168,7 +168,8 @@ impl Plugin {
     ) -> Result<Self, String> {
         let component = match before {
             Some(before) if before.version.wasm == version.wasm => before.component.clone(),
-            _ => compile::compile(engine, &version.wasm).await?,
+            Some(_) => compile::compile(engine, &version.wasm, Awaited::ByNobody).await?,
+            None => compile::compile(engine, &version.wasm, Awaited::ByAll).await?,
         };
         let plugin = Self::assemble(version, component, engine, states, metrics)?;
         plugin.check().await.map_err(|err| err.to_string())?;
