@@ -16,6 +16,7 @@ mod store;
 mod survey;
 mod upkeep;
 mod verify;
+mod writeback;
 mod writer;
 
 use std::fs::File;

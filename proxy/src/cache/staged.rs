@@ -17,11 +17,14 @@ use serde::Serialize;
 use super::fingerprint::Fingerprint;
 use super::room::Reserved;
 use super::store::{Store, make_folders};
+use super::writeback;
 use crate::oci::Digest;
 
 /// How far ahead of what is written the disk sets room apart: before the first byte, which waits for it, and then.
 /// Units: bytes.
 const AHEAD: (u64, u64) = (1 << 20, 64 << 20);
+/// How much is written before the disk is given it. Units: bytes.
+const BEGIN: u64 = 8 << 20;
 /// Times that a small file is written anew because its folder was pruned meanwhile.
 const PUTS_MAX: usize = 3;
 
@@ -35,6 +38,8 @@ pub struct Staged {
     reserved: Reserved,
     /// To before this byte the disk has set room apart, and to before which it is to. Units: bytes.
     apart: (u64, u64),
+    /// To before this byte the system was told to write it to the disk. Units: bytes.
+    begun: u64,
 }
 
 impl Staged {
@@ -99,13 +104,18 @@ impl Store {
         Ok(())
     }
 
-    /// Writes bytes of a staged file; on a disk that is full, once more after others were dropped.
+    /// Writes bytes of a staged file, in order; on a disk that is full, once more after others were dropped.
     pub fn write_at(&self, staged: &mut Staged, bytes: &[u8], at: u64) -> io::Result<()> {
         let end = at + bytes.len() as u64;
         if end > staged.apart.0 {
             self.set_apart(staged, end + AHEAD.1)?;
         }
-        self.unless_full(bytes.len() as u64, || staged.file.write_all_at(bytes, at))
+        self.unless_full(bytes.len() as u64, || staged.file.write_all_at(bytes, at))?;
+        if end - staged.begun >= BEGIN {
+            writeback::begin(&staged.file, staged.begun, end - staged.begun);
+            staged.begun = end;
+        }
+        Ok(())
     }
 
     pub(super) fn stage(&self) -> io::Result<Staged> {
@@ -122,7 +132,7 @@ impl Store {
         })?;
         // As of a blob that is read: those who follow this fill keep it from being dropped.
         let _ = file.try_lock_shared();
-        Ok(Staged { path, file: file.into(), committed: false, reserved: Reserved::none(), apart: (0, 0) })
+        Ok(Staged { path, file: file.into(), committed: false, reserved: Reserved::none(), apart: (0, 0), begun: 0 })
     }
 
     /// Gives a staged file, whose content was verified, the name of its digest. It is on the disk before it is
