@@ -1,13 +1,17 @@
 //! Answers that are given again: as long as nothing has changed that they depend on, and not once longer.
 
+use std::io::{BufReader, Write};
+use std::net::TcpStream;
+
 use serde_json::Value;
-use tidegate_tests::eventually;
 use tidegate_tests::fake::Fake;
+use tidegate_tests::http::Response;
 use tidegate_tests::http2::{self, Connection, kind};
 use tidegate_tests::image::Image;
 use tidegate_tests::plugins::allowlist;
 use tidegate_tests::proxy::Proxy;
 use tidegate_tests::site::Site;
+use tidegate_tests::{HANG, eventually};
 
 use crate::{APP, assert_whole, fake_with_app};
 
@@ -181,4 +185,56 @@ fn a_body_over_http2_is_refused_of_what_would_be_given_again_too() {
     let body = String::from_utf8_lossy(&body).into_owned();
     assert!(body.contains("has no body"), "{body}");
     assert_eq!(repeated(&proxy), before);
+}
+
+#[test]
+fn p6_an_answer_that_nobody_asks_for_again_keeps_no_plugin_that_was_replaced() {
+    let (fake, image) = fake_with_app();
+    let proxy = site(&fake)
+        .with([("10-allowlist.wasm", &allowlist()), ("10-allowlist.toml", b"block = [\"docker.io/library/none\"]")])
+        .start();
+    warm_up(&proxy, &image);
+    // More versions than there are places for instances, each with an answer of its own.
+    for number in 0..270 {
+        let path = format!("{APP}?version={number}");
+        let before = repeated(&proxy);
+        for _ in 0..2 {
+            assert_whole(&proxy.get(&path).field("Accept", ACCEPT).fetch(), &image.digest());
+        }
+        assert_eq!(repeated(&proxy), before + 1, "version {number}");
+        let block = format!("block = [\"docker.io/library/none-{number}\"]");
+        proxy.reload(|site| site.copy("10-allowlist.toml", block.as_bytes()));
+    }
+}
+
+#[test]
+fn i1_whom_to_trust_is_asked_about_connections_that_are_open_too() {
+    let (fake, image) = fake_with_app();
+    let proxy = site(&fake).top("[decisions]\nkeep = 100").start();
+    warm_up(&proxy, &image);
+    let mut stream = TcpStream::connect(proxy.authority()).unwrap();
+    stream.set_read_timeout(Some(HANG)).unwrap();
+    let mut reader = Some(BufReader::new(stream.try_clone().unwrap()));
+    let mut ask = |client: &str| {
+        let fields = format!("Host: mirror.lan\r\nAccept: {ACCEPT}\r\nX-Forwarded-For: {client}\r\n");
+        stream.write_all(format!("GET {APP} HTTP/1.1\r\n{fields}\r\n").as_bytes()).unwrap();
+        let (answer, rest) = Response::read(reader.take().unwrap(), "GET").unwrap().finish_and_keep();
+        reader = Some(rest);
+        assert_whole(&answer, &image.digest());
+    };
+    ask("192.0.2.1");
+    let mark = proxy.mark();
+    proxy.site().edit_config(|text| {
+        let balanced = "[clients]\ntrusted_proxies = [\"127.0.0.1\"]\naddress_from = \"X-Forwarded-For\"";
+        text.replace("[clients]", balanced)
+    });
+    proxy.wait(mark, "configuration in effect", &[]);
+    for client in ["192.0.2.1", "192.0.2.2", "192.0.2.1"] {
+        ask(client);
+    }
+    let clients = || {
+        let record: Vec<Value> = serde_json::from_str(&proxy.admin("/decisions?limit=3").text()).unwrap();
+        record.iter().map(|line| line["client"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    eventually("the clients are told", || clients() == ["192.0.2.1", "192.0.2.2", "192.0.2.1"]);
 }

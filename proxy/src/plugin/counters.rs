@@ -39,12 +39,11 @@ impl Counters {
         metrics.plugin_seconds.get_or_create(&labels).inc_by(took.as_secs_f64());
     }
 
-    /// An answer that was remembered. `hook`: its place among the hooks, and its name.
-    pub fn remembered(&self, metrics: &Metrics, plugin: &str, (number, hook): (usize, &'static str)) {
-        let counter = self.0[number]
+    /// Counts answers that were remembered. `hook`: its place among the hooks, and its name.
+    pub fn remembered(&self, metrics: &Metrics, plugin: &str, (number, hook): (usize, &'static str)) -> &Counter {
+        self.0[number]
             .remembered
-            .get_or_init(|| metrics.plugin_calls.get_or_create(&labels(plugin, hook, "remembered")).clone());
-        counter.inc();
+            .get_or_init(|| metrics.plugin_calls.get_or_create(&labels(plugin, hook, "remembered")).clone())
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::Guard;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 use wasmtime::component::{Component, InstancePre};
 use wasmtime::{Store, UpdateDeadline};
@@ -58,7 +59,7 @@ pub struct Plugin {
     pub(super) hooks: Hooks,
     /// Its name, cheap to share.
     pub(super) name: Arc<str>,
-    pub(super) life: Life,
+    pub(super) life: Arc<Life>,
     engine: Arc<Engine>,
     component: Component,
     pre: InstancePre<Guest>,
@@ -73,6 +74,19 @@ pub struct Plugin {
     hints: OnceLock<Hints>,
     counters: Counters,
     metrics: Arc<Metrics>,
+}
+
+/// Counts decisions of one hook for which its plugin is not called.
+pub(super) struct Tally {
+    counter: Counter,
+    life: Arc<Life>,
+}
+
+impl Tally {
+    pub fn count(&self) {
+        self.counter.inc();
+        self.life.calls.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 /// How a version of a plugin fares.
@@ -214,7 +228,7 @@ impl Plugin {
             pre,
             shared,
             name: version.name.as_str().into(),
-            life: Life::new(),
+            life: Arc::new(Life::new()),
             turns: Arc::new(Semaphore::new(CALLS_AT_ONCE)),
             shadows: Arc::new(Semaphore::new(SHADOWS_AT_ONCE)),
             idle: Mutex::default(),
@@ -275,14 +289,15 @@ impl Plugin {
         span.text("tidegate.plugin", &self.name);
         span.word("tidegate.hook", hook.1);
         span.word("tidegate.outcome", "remembered");
-        self.count_remembered(hook);
+        self.counters.remembered(&self.metrics, &self.version.name, hook).inc();
+        self.life.calls.fetch_add(1, Ordering::Relaxed);
         Some(found)
     }
 
-    /// Counts a decision for which it was not called.
-    pub(super) fn count_remembered(&self, hook: (usize, &'static str)) {
-        self.counters.remembered(&self.metrics, &self.version.name, hook);
-        self.life.calls.fetch_add(1, Ordering::Relaxed);
+    /// What counts decisions of a hook for which it is not called.
+    pub(super) fn tally(&self, hook: (usize, &'static str)) -> Tally {
+        let counter = self.counters.remembered(&self.metrics, &self.version.name, hook).clone();
+        Tally { counter, life: self.life.clone() }
     }
 
     /// Remembers the answer of a call, where it may be.

@@ -7,7 +7,7 @@ use super::convert;
 use super::facts::{Decided, Question};
 use super::folder::Version;
 use super::hints::Depends;
-use super::instance::{CallError, Plugin};
+use super::instance::{CallError, Plugin, Tally};
 use super::memory::Key;
 use super::ruling::{Ask, Finding, Routes, Rule, Ruling, Step, Verdict};
 use super::settings::{Mode, OnError};
@@ -24,15 +24,13 @@ pub struct PluginSet {
     pub(super) off: Vec<Arc<Version>>,
 }
 
-/// Plugins whose decisions hold once more, and by which hook.
-pub struct Counting(Vec<(Arc<Plugin>, (usize, &'static str))>);
+/// What counts decisions that hold once more. It keeps no plugin: one that was replaced goes, with all its instances.
+pub struct Counting(Vec<Tally>);
 
 impl Counting {
     /// Counts them.
     pub fn count(&self) {
-        for (plugin, hook) in &self.0 {
-            plugin.count_remembered(*hook);
-        }
+        self.0.iter().for_each(Tally::count);
     }
 }
 
@@ -267,8 +265,8 @@ impl PluginSet {
             "routing" => Some(Ask::ROUTING),
             _ => None,
         };
-        let named = |one: &Decided| self.plugins.iter().find(|plugin| Arc::ptr_eq(&plugin.name, &one.plugin)).cloned();
-        Counting(decided.iter().filter_map(|one| Some((named(one)?, hook(one)?))).collect())
+        let named = |one: &Decided| self.plugins.iter().find(|plugin| Arc::ptr_eq(&plugin.name, &one.plugin));
+        Counting(decided.iter().filter_map(|one| Some(named(one)?.tally(hook(one)?))).collect())
     }
 
     /// Lets the plugins in shadow mode decide beside what the live ones decided.

@@ -6,7 +6,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::SystemTime;
 
 use foldhash::fast::RandomState;
@@ -31,7 +31,7 @@ use crate::record::{Journal, Line, Tells};
 
 /// Answers that are kept, at most: by places that two share.
 const PLACES: usize = 1024;
-/// Longest request that is compared. Units: bytes.
+/// Longest request that is compared, with all that is kept of it. Units: bytes.
 const LENGTH_MAX: usize = 4 << 10;
 /// Headers that change nothing of an answer, or are part of what is compared. Who sends others goes the long way.
 const PLAIN: [HeaderName; 8] =
@@ -83,7 +83,8 @@ struct Wished {
 /// An answer that was given.
 pub(super) struct Given {
     wished: Wished,
-    live: Arc<Live>,
+    /// Not kept, and neither is a plugin: an answer that nobody asks for again outlives both.
+    live: Weak<Live>,
     generation: u64,
     again: Again,
     /// All headers but the request's id.
@@ -131,8 +132,9 @@ impl Repeats {
             return None;
         }
         let config = &live.config;
-        // Who asks through somebody else, or has something to show.
-        if peer.named.is_some() || peer.through.is_some() || peer.proxied || peer.certificate.is_some() {
+        // Who asks through somebody else, or has something to show. Whom to trust may have changed since it connected.
+        let proxied = peer.proxied || config.clients.is_trusted_proxy(peer.address.ip());
+        if peer.named.is_some() || peer.through.is_some() || proxied || peer.certificate.is_some() {
             return None;
         }
         if config.asks_callers || config.clients.is_asked_for() || answering.traces.are_on() {
@@ -167,7 +169,9 @@ impl Repeats {
         if client.is_some() {
             headers.get_all(USER_AGENT).iter().for_each(|value| part(value.as_bytes()));
         }
-        if length > LENGTH_MAX {
+        let agent: usize = headers.get_all(USER_AGENT).iter().map(HeaderValue::len).sum();
+        let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+        if length + agent + authority > LENGTH_MAX {
             return None;
         }
         hasher.write_u8(u8::from(head));
@@ -252,7 +256,7 @@ pub(super) fn answer<B: HttpBody>(
     let wish = repeats.wish(answering, &live, peer, request)?;
     let given = repeats.find(&wish)?;
     let progress = Progress::begin();
-    let stands = Arc::ptr_eq(&given.live, &live)
+    let stands = std::ptr::eq(given.live.as_ptr(), Arc::as_ptr(&live))
         && given.generation == wish.generation
         && progress.started() < given.again.until;
     if !stands {
@@ -299,14 +303,16 @@ impl Remembering {
         // Another set of plugins took over meanwhile: who of them decided is not looked up.
         let set = answering.core.plugins.current();
         let same = over.facts.seen().generation == generation && set.generation() == generation;
-        let Some(source) = over.source.filter(|_| same) else { return };
+        // And where a registry was asked, the next who gets the answer has not asked it.
+        let asked_nobody = over.facts.attempts().is_empty();
+        let Some(source) = over.source.filter(|_| same && asked_nobody) else { return };
         let labels =
             crate::metrics::Request { content: over.asked.kind(), status: over.status, source: source.as_str() };
         answering.repeats.keep(Given {
             path: wished.uri.path().into(),
             agent,
             wished,
-            live: live.clone(),
+            live: Arc::downgrade(live),
             generation,
             again,
             head: head.clone(),
