@@ -87,7 +87,7 @@ async fn run(program: &Path, wasm: &[u8], awaited: Awaited) -> Result<Vec<u8>, S
         .map_err(|err| format!("the compiling process cannot be started: {err}"))?;
     let mut stdin = child.stdin.take().expect("it was asked for");
     let stdout = child.stdout.take().expect("it was asked for");
-    let stderr = child.stderr.take().expect("it was asked for");
+    let mut stderr = child.stderr.take().expect("it was asked for");
     let talk = async {
         let (mut code, mut reason) = (Vec::new(), Vec::new());
         let write = async {
@@ -95,9 +95,13 @@ async fn run(program: &Path, wasm: &[u8], awaited: Awaited) -> Result<Vec<u8>, S
             let _ = stdin.write_all(wasm).await;
             drop(stdin);
         };
-        let (mut stdout, mut stderr) = (stdout.take(CODE_MAX), stderr.take(REASON_MAX));
+        let mut stdout = stdout.take(CODE_MAX);
         let read = stdout.read_to_end(&mut code);
-        let complain = stderr.read_to_end(&mut reason);
+        let complain = async {
+            let read = (&mut stderr).take(REASON_MAX).read_to_end(&mut reason).await;
+            // Who complains at length must come to an end.
+            tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await.and(read)
+        };
         let ((), read, complain) = tokio::join!(write, read, complain);
         read.and(complain).map(|_| (code, reason))
     };

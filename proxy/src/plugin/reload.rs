@@ -228,18 +228,18 @@ impl Loader {
         })
     }
 
-    async fn run(mut self, mut ear: Ear, stop: CancellationToken) {
-        let mut flush = tokio::time::interval(FLUSH);
-        flush.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    async fn run(self, ear: Ear, stop: CancellationToken) {
+        // Beside each other: a compilation may take minutes.
+        let states = self.states.clone();
+        tokio::join!(self.watch(ear, &stop), flush(states, &stop));
+    }
+
+    async fn watch(mut self, mut ear: Ear, stop: &CancellationToken) {
         let mut first_change: Option<Instant> = None;
         let mut wake = Instant::now() + POLL;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                _ = flush.tick() => {
-                    let states = self.states.clone();
-                    let _ = tokio::task::spawn_blocking(move || states.flush_due()).await;
-                }
                 heard = ear.listen() => {
                     self.sightings.hear(heard);
                     while let Some(heard) = ear.listen_again() {
@@ -255,7 +255,7 @@ impl Loader {
                 }
                 () = tokio::time::sleep_until(wake.into()) => {
                     first_change = None;
-                    let again = self.refresh().await;
+                    let Some(again) = stop.run_until_cancelled(self.refresh()).await else { return };
                     wake = Instant::now() + again.unwrap_or(POLL).min(POLL);
                 }
             }
@@ -565,4 +565,14 @@ impl Loader {
 /// The earlier of two times to look again.
 fn sooner(again: Option<Duration>, wait: Duration) -> Duration {
     again.map_or(wait, |again| again.min(wait))
+}
+
+/// Writes what plugins remember to the disk, again and again.
+async fn flush(states: Arc<States>, stop: &CancellationToken) {
+    let mut due = tokio::time::interval(FLUSH);
+    due.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(due.tick()).await.is_some() {
+        let states = states.clone();
+        let _ = tokio::task::spawn_blocking(move || states.flush_due()).await;
+    }
 }
