@@ -218,7 +218,8 @@ impl Leader {
             let Some(Kept { mut written, .. }) = kept else {
                 let staged = store.reserve(size).or_else(|_| {
                     // What others have left is worth less than what is wanted now.
-                    lock(&table).kept.clear();
+                    let others = std::mem::take(&mut lock(&table).kept);
+                    drop(others);
                     store.reserve(size)
                 })?;
                 return Ok(Written { staged, hasher: digest.hasher(), length: 0 });
@@ -293,11 +294,12 @@ impl Leader {
                 Ok(Kept { written, size })
             });
             let Ok(written) = given_back.await else { return };
-            let mut table = lock(&self.table);
-            if table.kept.len() >= KEPT_MAX {
-                table.kept.pop_front();
-            }
-            table.kept.push_back((self.digest, written));
+            let oldest = {
+                let kept = &mut lock(&self.table).kept;
+                kept.push_back((self.digest, written));
+                (kept.len() > KEPT_MAX).then(|| kept.pop_front())
+            };
+            let _ = blocking(move || Ok(drop(oldest))).await;
         }
         self.end(FillEnd::Abandoned);
     }

@@ -99,6 +99,9 @@ struct Kept {
     manifests: HashMap<(Place, Digest), (Ticket, Manifest)>,
     bytes: usize,
     blobs: HashMap<(Place, Digest), (Ticket, Blob)>,
+    /// Of those, what is not kept any more, to be closed when nobody waits for it: the last who closes a file that was
+    /// removed has the system take it apart.
+    gone: Vec<(Ticket, Blob)>,
     /// Blobs that are not there, each until when that is believed.
     absent: HashMap<Digest, Instant>,
 }
@@ -116,6 +119,7 @@ impl Hot {
         let mut kept = self.change();
         kept.retain(|_, _, _| false);
         kept.absent.clear();
+        close(kept);
     }
 
     fn ticket(&self, content: Content) -> Ticket {
@@ -193,7 +197,9 @@ impl Hot {
         if ticket.holds(Instant::now()) && blob.is_unchanged() {
             return Some(blob.clone());
         }
-        if let Some((ticket, _)) = kept.blobs.remove(key) {
+        let gone = kept.blobs.remove(key);
+        drop(kept);
+        if let Some((ticket, _)) = gone {
             ticket.end();
         }
         None
@@ -206,9 +212,11 @@ impl Hot {
         let mut kept = self.lock();
         if self.moment() == since {
             if kept.blobs.len() >= FILES_MAX {
-                kept.blobs.drain().for_each(|(_, (ticket, _))| ticket.end());
+                let Kept { blobs, gone, .. } = &mut *kept;
+                gone.extend(blobs.drain().map(|(_, blob)| blob).inspect(|(ticket, _)| ticket.end()));
             }
             kept.blobs.insert(key, (ticket, blob.clone()));
+            close(kept);
         } else {
             ticket.end();
         }
@@ -243,7 +251,9 @@ impl Hot {
 
     /// Something else is known of a repository's tags or links now.
     pub fn place_changed(&self, place: &Place) {
-        self.change().retain(|of, _, _| of != place);
+        let mut kept = self.change();
+        kept.retain(|of, _, _| of != place);
+        close(kept);
     }
 
     /// Something else is known of a digest now.
@@ -251,6 +261,7 @@ impl Hot {
         let mut kept = self.change();
         kept.retain(|_, of, _| of != digest);
         kept.absent.remove(digest);
+        close(kept);
     }
 
     /// Lets go what is too old to be served.
@@ -259,6 +270,7 @@ impl Hot {
         let mut kept = self.lock();
         kept.retain(|_, _, ticket| ticket.holds(now));
         kept.absent.retain(|_, until| now < *until);
+        close(kept);
     }
 
     fn change(&self) -> MutexGuard<'_, Kept> {
@@ -270,6 +282,13 @@ impl Hot {
     fn lock(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Closes the files that are not kept any more, once nobody waits for what is.
+fn close(mut kept: MutexGuard<'_, Kept>) {
+    let gone = std::mem::take(&mut kept.gone);
+    drop(kept);
+    drop(gone);
 }
 
 impl Kept {
@@ -305,7 +324,7 @@ impl Kept {
     }
 
     fn retain(&mut self, mut stays: impl FnMut(&Place, &Digest, &Ticket) -> bool) {
-        let Self { tags, tags_count, manifests, bytes, blobs, .. } = self;
+        let Self { tags, tags_count, manifests, bytes, blobs, gone, .. } = self;
         let mut go = |ticket: &Ticket, size: usize| {
             ticket.end();
             *bytes -= size;
@@ -328,13 +347,10 @@ impl Kept {
             }
             stay
         });
-        blobs.retain(|(place, digest), (ticket, _)| {
-            let stay = stays(place, digest, ticket);
-            if !stay {
-                go(ticket, 0);
-            }
-            stay
-        });
+        gone.extend(blobs.extract_if(|(place, digest), (ticket, _)| !stays(place, digest, ticket)).map(|(_, blob)| {
+            go(&blob.0, 0);
+            blob
+        }));
     }
 }
 

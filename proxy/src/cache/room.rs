@@ -182,10 +182,11 @@ impl Room {
         self.promised.owed.load(Ordering::Relaxed)
     }
 
-    fn reserve(&self, bytes: u64) -> Reserved {
+    /// `owed`: how much of it the disk has yet to give.
+    fn reserve(&self, bytes: u64, owed: u64) -> Reserved {
         self.promised.all.fetch_add(bytes, Ordering::Relaxed);
-        self.promised.owed.fetch_add(bytes, Ordering::Relaxed);
-        Reserved { bytes, owed: bytes, promised: self.promised.clone() }
+        self.promised.owed.fetch_add(owed, Ordering::Relaxed);
+        Reserved { bytes, owed, promised: self.promised.clone() }
     }
 }
 
@@ -202,12 +203,17 @@ impl Store {
     /// Keeps room for so many bytes within the limits: drops what was not used for the longest time, never what is
     /// being read or filled.
     pub(super) fn make_room(&self, bytes: u64) -> io::Result<Reserved> {
-        let Some(index) = &self.index else { return Ok(self.room.reserve(bytes)) };
+        self.make_room_for(bytes, bytes)
+    }
+
+    /// The same for bytes of which the disk has given all but `owed` already.
+    pub(super) fn make_room_for(&self, bytes: u64, owed: u64) -> io::Result<Reserved> {
+        let Some(index) = &self.index else { return Ok(self.room.reserve(bytes, owed)) };
         let limits = **self.room.limits.load();
         if let Some(max) = limits.max_size.filter(|max| bytes > *max) {
             return Err(NoRoom::Bigger { size: bytes, max }.into());
         }
-        let reserved = self.room.reserve(bytes);
+        let reserved = self.room.reserve(bytes, owed);
         let _one = self.room.making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(max) = limits.max_size {
             let taken = index.totals().bytes + self.room.promised.all.load(Ordering::Relaxed);
@@ -223,12 +229,15 @@ impl Store {
         }
         let (free, least) = self.free(&limits)?;
         // With these bytes among it. What is set apart meanwhile may be missing in both: better than to count it twice.
-        let owed = self.room.promised.owed.load(Ordering::Relaxed);
-        let missing = (least + owed).saturating_sub(free);
-        // Where all that is kept would not be enough, nothing is won by dropping it.
-        let own = missing.min(bytes);
-        if missing > 0 && (missing > index.totals().bytes || self.evict(missing, 0, bytes)?.bytes < own) {
-            return Err(NoRoom::Disk { size: bytes, free, least }.into());
+        let all_owed = self.room.promised.owed.load(Ordering::Relaxed);
+        let missing = (least + all_owed).saturating_sub(free);
+        if missing > 0 {
+            // Where all that is kept would not be enough, nothing is won by dropping it.
+            let enough = missing <= index.totals().bytes;
+            let dropped = if enough { self.evict(missing, 0, owed)?.bytes } else { 0 };
+            if dropped < missing.min(owed) {
+                return Err(NoRoom::Disk { size: bytes, free, least }.into());
+            }
         }
         Ok(reserved)
     }

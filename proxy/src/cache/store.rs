@@ -263,6 +263,8 @@ impl Store {
 
     /// Removes a blob. Whoever reads it reads on. Gives whether there was one.
     pub(super) fn remove_blob(&self, digest: &Digest) -> io::Result<bool> {
+        // What is only kept open is closed before: else the file is taken apart where it is let go of.
+        self.hot.digest_changed(digest);
         let there = match fs::remove_file(self.blob_path(digest)) {
             Ok(()) => true,
             // A folder in its place is none of ours.

@@ -145,6 +145,12 @@ impl Writer {
         Err(FillError::Disk(fault.unwrap_or_else(|| io::Error::other("the writing task ended early"))))
     }
 
+    /// Ends it, and lets go of what was written.
+    pub async fn discard(self) {
+        let Ok(written) = self.end().await else { return };
+        let _ = blocking(move || Ok(drop(written))).await;
+    }
+
     pub(super) async fn end(self) -> io::Result<Written> {
         drop(self.inbox);
         self.task.await.map_err(io::Error::other)?

@@ -87,7 +87,7 @@ impl Routed {
             };
             if from > 0 && matches!(failure, Failure::Status(416)) {
                 // What was brought is longer than the blob is there: one of both is wrong.
-                transfer.begin_again();
+                transfer.begin_again().await;
             }
             let brought = transfer.brought();
             let mixed = failure == Failure::DigestMismatch && from > 0;
@@ -165,8 +165,11 @@ impl<'a> Transfer<'a> {
         self.head.as_ref()?.size
     }
 
-    fn begin_again(&mut self) {
-        self.writer = None;
+    async fn begin_again(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            // What it still writes must not be told as part of what comes next.
+            writer.discard().await;
+        }
         self.leader.forget_kept();
     }
 
