@@ -91,8 +91,13 @@ impl Files {
         if unsure && fetching.is_none() && !(is_in_memory(&part.file, part.at) && is_in_memory(&part.file, end - 1)) {
             let (file, at) = (part.file.clone(), part.at);
             *fetching = Some(AbortOnDropHandle::new(tokio::spawn(async move {
-                let _turn = READS.acquire().await.map_err(io::Error::other)?;
-                tokio::task::spawn_blocking(move || fetch(&file, at, end)).await?
+                let turn = READS.acquire().await.map_err(io::Error::other)?;
+                tokio::task::spawn_blocking(move || {
+                    // Until it is read, whether anybody waits for it or not.
+                    let _turn = turn;
+                    fetch(&file, at, end)
+                })
+                .await?
             })));
         }
         if let Some(running) = fetching {

@@ -363,6 +363,11 @@ impl Account {
     }
 }
 
+/// Whether there is a body to be sent: one of no bytes is not even asked for.
+fn is_to_come(body: &Body) -> bool {
+    !body.is_end_stream() && body.size_hint().exact() != Some(0)
+}
+
 /// A body that is counted.
 pub(super) struct Watched {
     body: Body,
@@ -373,13 +378,13 @@ pub(super) struct Watched {
 
 impl Watched {
     pub fn new(body: Body, mut record: Record) -> Self {
-        record.progress.unfinished = !record.bodiless && !body.is_end_stream();
+        record.progress.unfinished = !record.bodiless && is_to_come(&body);
         Self { body, account: Account::First(Box::new(record)), broken: None }
     }
 
     /// The body of an answer that was given before.
     pub fn again(body: Body, mut repeated: Repeated) -> Self {
-        repeated.progress.unfinished = !body.is_end_stream();
+        repeated.progress.unfinished = is_to_come(&body);
         Self { body, account: Account::Again(repeated), broken: None }
     }
 
