@@ -2,8 +2,10 @@
 
 use std::io::{BufReader, Write};
 use std::net::TcpStream;
+use std::path::Path;
 
 use serde_json::Value;
+use tidegate_tests::content::Content;
 use tidegate_tests::fake::Fake;
 use tidegate_tests::http::Response;
 use tidegate_tests::http2::{self, Connection, kind};
@@ -120,12 +122,29 @@ fn what_leaves_the_cache_or_moves_is_not_given_again() {
     assert_eq!(fake.count("GET", &blob), asked + 1);
     eventually("the blob is cached again", || path.exists());
     // A file that is written behind our back is not served as it is, whatever was read before.
+    let spoil = |path: &Path| {
+        let mut bytes = std::fs::read(path).unwrap();
+        bytes[0] ^= 1;
+        std::fs::write(path, &bytes).unwrap();
+    };
     assert_whole(&proxy.get(&blob).fetch(), &image.layer_digest(0));
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes[0] ^= 1;
-    std::fs::write(&path, &bytes).unwrap();
+    spoil(&path);
     assert_whole(&proxy.get(&blob).fetch(), &image.layer_digest(0));
     assert_eq!(fake.count("GET", &blob), asked + 2);
+    // Of a small one all bytes are in memory, and right.
+    let small = Content::noise(7, 30_000);
+    let blob = fake.put_blob("library/app", small.clone());
+    let path = proxy.site().blob_path(&small.digest());
+    assert_whole(&proxy.get(&blob).fetch(), &small.digest());
+    eventually("the small blob is cached", || path.exists());
+    let before = repeated(&proxy);
+    eventually("it is given again", || {
+        assert_whole(&proxy.get(&blob).fetch(), &small.digest());
+        repeated(&proxy) > before
+    });
+    spoil(&path);
+    assert_whole(&proxy.get(&blob).fetch(), &small.digest());
+    assert_eq!(fake.count("GET", &blob), 1);
 }
 
 #[test]

@@ -299,7 +299,7 @@ impl Leader {
                 kept.push_back((self.digest, written));
                 (kept.len() > KEPT_MAX).then(|| kept.pop_front())
             };
-            let _ = blocking(move || Ok(drop(oldest))).await;
+            let _ = tokio::task::spawn_blocking(move || drop(oldest)).await;
         }
         self.end(FillEnd::Abandoned);
     }

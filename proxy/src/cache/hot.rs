@@ -1,8 +1,8 @@
 //! What was read from the disk just now, kept in memory for a moment: what is asked for again and again touches no file.
 //!
 //! Whatever changes the folder ends here what it changes, before anybody is told that it is done. What was changed by
-//! somebody else is seen after `recheck`: everything is read from the disk again by then, and an open file is looked at each
-//! time that it is used.
+//! somebody else is seen after `recheck`: everything is read from the disk again by then, and an open file of which not all
+//! bytes are here is looked at each time that it is used.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -27,8 +27,8 @@ const FILES_MAX: usize = 64;
 /// What was read, kept as long as it is kept here.
 #[derive(Clone, Debug)]
 pub enum Content {
-    /// All bytes of a manifest.
-    Manifest(Bytes),
+    /// All bytes of a manifest, or of a small blob.
+    Bytes(Bytes),
     /// A blob, open.
     Blob(Blob),
 }
@@ -56,8 +56,11 @@ impl Held {
             return None;
         }
         match &ticket.0.content {
-            Content::Blob(blob) if !blob.is_unchanged() => None,
-            content => Some(content.clone()),
+            Content::Blob(blob) => match blob.bytes() {
+                Some(bytes) => Some(Content::Bytes(bytes.clone())),
+                None => blob.is_unchanged().then(|| Content::Blob(blob.clone())),
+            },
+            content @ Content::Bytes(_) => Some(content.clone()),
         }
     }
 }
@@ -152,7 +155,7 @@ impl Hot {
         (place, tag): (&Place, (Tag, Negotiated)),
         (entry, manifest): (TagEntry, Manifest),
     ) -> (TagEntry, Manifest) {
-        let ticket = self.ticket(Content::Manifest(manifest.bytes.clone()));
+        let ticket = self.ticket(Content::Bytes(manifest.bytes.clone()));
         let manifest = Manifest { ticket: Some(ticket.clone()), ..manifest };
         let mut kept = self.lock();
         if self.moment() != since {
@@ -178,7 +181,7 @@ impl Hot {
 
     /// The same for a manifest.
     pub fn keep_manifest(&self, since: Moment, key: (Place, Digest), manifest: Manifest) -> Manifest {
-        let ticket = self.ticket(Content::Manifest(manifest.bytes.clone()));
+        let ticket = self.ticket(Content::Bytes(manifest.bytes.clone()));
         let manifest = Manifest { ticket: Some(ticket.clone()), ..manifest };
         let mut kept = self.lock();
         if self.moment() != since {
@@ -194,7 +197,7 @@ impl Hot {
     pub fn blob(&self, key: &(Place, Digest)) -> Option<Blob> {
         let mut kept = self.lock();
         let (ticket, blob) = kept.blobs.get(key)?;
-        if ticket.holds(Instant::now()) && blob.is_unchanged() {
+        if ticket.holds(Instant::now()) && (blob.bytes().is_some() || blob.is_unchanged()) {
             return Some(blob.clone());
         }
         let gone = kept.blobs.remove(key);

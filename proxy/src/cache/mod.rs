@@ -23,11 +23,12 @@ use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use futures_util::TryStreamExt;
 use serde::{Deserialize, Serialize};
 
 pub use fill::{FillEnd, FillError, Head, Leader, Role};
@@ -38,7 +39,7 @@ pub use store::{Link, OpenError, TagEntry};
 pub use survey::{Count, Image, Survey, Wrong};
 pub use writer::Writer;
 
-use crate::body::{Body, Outlet, Pieces};
+use crate::body::{Body, Outlet, Piece, Pieces};
 use crate::config;
 use crate::metrics::Metrics;
 use crate::oci::manifest::{self, Negotiated};
@@ -54,6 +55,8 @@ use verify::Verifications;
 const FINDS: usize = 3;
 /// Indexes of one repository that are looked at for what they list.
 const INDEXES_MAX: usize = 1000;
+/// Largest blob whose bytes are kept as long as its file is kept open. Units: bytes.
+const SMALL: u64 = 128 << 10;
 /// How often it is said that there is no space.
 const NO_SPACE_TELL: Duration = Duration::from_secs(10);
 /// How long closing waits for the disk.
@@ -125,6 +128,8 @@ pub struct Blob {
     /// As its registry gave it.
     pub media_type: String,
     verified: Fingerprint,
+    /// Of a small one: its bytes, once they were read.
+    small: Option<Arc<OnceLock<Bytes>>>,
     /// Holds as long as the cache would give the same.
     pub ticket: Option<Ticket>,
 }
@@ -135,15 +140,31 @@ impl Blob {
         Fingerprint::of(&self.file).is_ok_and(|now| now == self.verified)
     }
 
+    /// All of it, where that was read: right, whatever has become of its file.
+    pub fn bytes(&self) -> Option<&Bytes> {
+        self.small.as_ref()?.get()
+    }
+
     /// All of it, by way of `outlet` where there is one.
     pub fn body(&self, outlet: Option<Arc<Outlet>>) -> Body {
-        Body::stream(self.read(0, self.size, outlet), Some(self.size))
+        match self.bytes() {
+            Some(bytes) => Body::bytes(bytes.clone()),
+            None => Body::stream(self.read(0, self.size, outlet), Some(self.size)),
+        }
     }
 
     /// Reads from `start` to before `end`, by way of `outlet` where there is one. Where the file was written meanwhile,
     /// it ends short of the last bytes.
     pub fn read(&self, start: u64, end: u64, outlet: Option<Arc<Outlet>>) -> Pieces {
-        read_file(Chunker::new(self.file.clone(), outlet), self.verified, start, end)
+        let pieces = read_file(Chunker::new(self.file.clone(), outlet), self.verified, start, end);
+        let Some(small) = self.small.clone().filter(|_| start == 0 && end == self.size) else { return pieces };
+        Box::pin(pieces.inspect_ok(move |piece| {
+            if let Piece::Bytes(bytes) = piece
+                && bytes.len() as u64 == end
+            {
+                small.get_or_init(|| Bytes::copy_from_slice(bytes));
+            }
+        }))
     }
 }
 
@@ -206,8 +227,9 @@ impl Cache {
             let (place, since) = (place.clone(), self.store.hot.moment());
             match self.read(move |store| find_or_keep_absent(store, &place, digest)).await? {
                 Found::Right(file, verified, link) => {
-                    let (file, ticket) = (Arc::new(file), None);
-                    let blob = Blob { file, size: link.size, media_type: link.media_type, verified, ticket };
+                    let (size, media_type) = (link.size, link.media_type);
+                    let small = (size <= SMALL).then(Arc::default);
+                    let blob = Blob { file: Arc::new(file), size, media_type, verified, small, ticket: None };
                     return Some(self.store.hot.keep_blob(since, key, blob));
                 }
                 Found::Unverified => {

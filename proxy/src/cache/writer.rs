@@ -148,7 +148,7 @@ impl Writer {
     /// Ends it, and lets go of what was written.
     pub async fn discard(self) {
         let Ok(written) = self.end().await else { return };
-        let _ = blocking(move || Ok(drop(written))).await;
+        let _ = tokio::task::spawn_blocking(move || drop(written)).await;
     }
 
     pub(super) async fn end(self) -> io::Result<Written> {

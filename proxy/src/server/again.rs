@@ -264,7 +264,7 @@ pub(super) fn answer<B: HttpBody>(
     }
     let body = match given.again.held.content(progress.started())? {
         _ if given.wished.head => Body::empty(),
-        Content::Manifest(bytes) => Body::bytes(bytes),
+        Content::Bytes(bytes) => Body::bytes(bytes),
         Content::Blob(blob) => blob.body(peer.outlet.clone()),
     };
     let (id, mut head) = (next_id(), given.head.clone());
