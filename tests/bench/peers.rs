@@ -82,8 +82,8 @@ pub fn nginx_registry(name: &'static str, host: &str, root: &Path, digest: &str)
     nginx(name, host, "", &server, None)
 }
 
-/// nginx that keeps what a server behind it answers.
-pub fn nginx_cache(name: &'static str, upstream: &Server) -> Result<Peer, Missing> {
+/// nginx that keeps what a server behind it answers. `more`: further lines about it.
+pub fn nginx_cache(name: &'static str, upstream: &Server, more: &str) -> Result<Peer, Missing> {
     let http = format!(
         "proxy_cache_path FOLDER/cache levels=1:2 keys_zone=kept:64m max_size=60g inactive=24h use_temp_path=off;\n\
          upstream behind {{ server {}; keepalive 64; }}",
@@ -93,7 +93,7 @@ pub fn nginx_cache(name: &'static str, upstream: &Server) -> Result<Peer, Missin
          proxy_cache kept; proxy_cache_key $uri; proxy_cache_valid 200 24h; proxy_cache_lock on;\n\
          proxy_cache_lock_age 10m; proxy_cache_lock_timeout 10m; proxy_buffers 32 64k; proxy_buffer_size 64k;\n\
          proxy_busy_buffers_size 256k; }";
-    nginx(name, "127.0.0.1", &http, server, None)
+    nginx(name, "127.0.0.1", &http, &format!("{more}\n{server}"), None)
 }
 
 fn nginx(name: &'static str, host: &str, http: &str, server: &str, tls: Option<&Pair>) -> Result<Peer, Missing> {

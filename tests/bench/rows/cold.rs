@@ -82,7 +82,7 @@ pub fn many_clients(bench: &Bench) -> Row {
     let upstream = there(&mut row, [peers::nginx_static("upstream", bench.stock.root(), None, counted)]).pop();
     let Some(upstream) = upstream else { return row };
     let start: [&dyn Fn() -> Result<Peer, Missing>; 3] = [
-        &|| peers::nginx_cache("nginx proxy_cache", &upstream.server),
+        &|| peers::nginx_cache("nginx proxy_cache", &upstream.server, ""),
         &|| peers::docker_registry("docker-registry", &upstream.server),
         &|| Ok(tidegate::start(&with_plugins(tidegate::site(&upstream.server), 3)).named(CROWDED)),
     ];

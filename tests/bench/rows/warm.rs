@@ -37,7 +37,7 @@ pub fn manifest(bench: &Bench) -> Row {
         &mut row,
         [
             peers::nginx_static(STATIC, bench.stock.root(), None, ""),
-            peers::nginx_cache(CACHE, bench.source()),
+            peers::nginx_cache(CACHE, bench.source(), ""),
             peers::docker_registry(REGISTRY, bench.source()),
             peers::varnish(VARNISH, bench.source()),
             Ok(tidegate_with(bench, NONE, 0)),
@@ -90,7 +90,7 @@ pub fn blob(bench: &Bench) -> Row {
         &mut row,
         [
             peers::nginx_static(STATIC, bench.stock.root(), None, ""),
-            peers::nginx_cache(CACHE, bench.source()),
+            peers::nginx_cache(CACHE, bench.source(), ""),
             peers::docker_registry(REGISTRY, bench.source()),
             Ok(tidegate_with(bench, THREE, 3)),
         ],
@@ -127,11 +127,12 @@ pub fn blob_over_tls(bench: &Bench) -> Row {
 pub fn small_blob(bench: &Bench) -> Row {
     let mut row = Row::new("small", "warm blob of 64 KiB, 64 connections");
     let path = bench.stock.blob(2, 64 << 10);
+    // With tcp_nopush, which spares it a packet for what is smaller, it waits for the client's delayed acknowledgements here.
     let peers = there(
         &mut row,
         [
             peers::nginx_static(STATIC, bench.stock.root(), None, ""),
-            peers::nginx_cache(CACHE, bench.source()),
+            peers::nginx_cache(CACHE, bench.source(), "tcp_nopush off;"),
             Ok(tidegate_with(bench, THREE, 3)),
         ],
     );
