@@ -144,6 +144,8 @@ fn what_leaves_the_cache_or_moves_is_not_given_again() {
     });
     spoil(&path);
     assert_whole(&proxy.get(&blob).fetch(), &small.digest());
+    let part = proxy.get(&blob).field("Range", "bytes=0-9").fetch();
+    assert!(part.status == 206 && small.holds(0, &part.body), "other bytes");
     assert_eq!(fake.count("GET", &blob), 1);
 }
 

@@ -165,18 +165,20 @@ impl Repeats {
         part(uri.path().as_bytes());
         part(uri.query().unwrap_or_default().as_bytes());
         part(host.map_or(b"", HeaderValue::as_bytes));
+        part(uri.authority().map_or("", |authority| authority.as_str()).as_bytes());
         headers.get_all(ACCEPT).iter().for_each(|value| part(value.as_bytes()));
         if client.is_some() {
             headers.get_all(USER_AGENT).iter().for_each(|value| part(value.as_bytes()));
         }
         let agent: usize = headers.get_all(USER_AGENT).iter().map(HeaderValue::len).sum();
-        let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
-        if length + agent + authority > LENGTH_MAX {
+        if length + agent > LENGTH_MAX {
             return None;
         }
         hasher.write_u8(u8::from(head));
-        if let Some(IpAddr::V4(client)) = client {
-            hasher.write_u32(client.to_bits());
+        match client {
+            Some(IpAddr::V4(client)) => hasher.write_u32(client.to_bits()),
+            Some(IpAddr::V6(client)) => hasher.write_u128(client.to_bits()),
+            None => {}
         }
         Some(Wish { hash: hasher.finish(), head, uri, headers, client, generation })
     }
